@@ -1,0 +1,2 @@
+//! gevent for Rust (map to be written)
+pub(crate) mod sys;
