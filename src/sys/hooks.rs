@@ -1,0 +1,41 @@
+//! What the C library calls back: at the end of a thread, and around a fork.
+
+use std::ptr;
+use std::sync::OnceLock;
+
+use libc::c_void;
+
+/// Has `end` called when the current thread ends, after the destructors of its thread-locals.
+///
+/// A pthread key, not a thread-local with a destructor: access to one of ours stays a plain load, and
+/// the destructors of other thread-locals may still use what `end` tears down. It is not called on
+/// the main thread when `main` returns: the process is over then. Every call must pass the same
+/// function. Nothing happens if the process has no keys left; the caller's things then leak.
+pub(crate) fn at_thread_end(end: extern "C" fn(*mut c_void)) {
+    static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
+    let key = KEY.get_or_init(|| {
+        let mut key = 0;
+        // SAFETY: the key is written before it is used; `end` is a function that lives for ever.
+        (unsafe { libc::pthread_key_create(&mut key, Some(end)) } == 0).then_some(key)
+    });
+    if let Some(key) = *key {
+        // SAFETY: the key was created above. Its value only has to be other than null for the
+        // destructor to be called; nobody reads through it.
+        unsafe { libc::pthread_setspecific(key, ptr::without_provenance(1)) };
+    }
+}
+
+/// Has `before` called before each fork, and `after` after it in both processes.
+pub(crate) fn at_fork(before: unsafe extern "C" fn(), after: unsafe extern "C" fn()) {
+    // SAFETY: all three are functions that live for ever.
+    unsafe { pthread_atfork(Some(before), Some(after), Some(after)) };
+}
+
+// Not in the libc crate for every C library.
+unsafe extern "C" {
+    fn pthread_atfork(
+        prepare: Option<unsafe extern "C" fn()>,
+        parent: Option<unsafe extern "C" fn()>,
+        child: Option<unsafe extern "C" fn()>,
+    ) -> libc::c_int;
+}
