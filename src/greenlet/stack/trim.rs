@@ -17,7 +17,7 @@ use super::slot::SlotRef;
 /// From one pass to the next, at least.
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 /// Stacks trimmed in one call, at most; and one vectored call's worth.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 /// Newer stacks stepped over in one call, at most.
 const LOOK: usize = 16_384;
 /// Trimmed stacks that keep their topmost page, for each thread and size.
