@@ -68,10 +68,7 @@ impl StackError {
     pub(super) fn no_memory(bytes: usize, error: &io::Error, guards: usize) -> StackError {
         let max_map_count = memory::max_map_count();
         if memory::mappings().is_some_and(|mappings| mappings + 3 >= max_map_count) {
-            return StackError::Mappings {
-                max_map_count,
-                guards,
-            };
+            return StackError::Mappings { max_map_count, guards };
         }
         StackError::Memory {
             bytes,
@@ -93,19 +90,9 @@ impl fmt::Display for StackError {
                     "a stack size of {bytes} bytes is out of range: 1 byte (rounded up to {min} KiB) to {max} MiB"
                 )
             }
-            StackError::Memory {
-                bytes,
-                os_error,
-                address_space_limit,
-                data_limit,
-                strict_overcommit,
-            } => {
+            StackError::Memory { bytes, os_error, address_space_limit, data_limit, strict_overcommit } => {
                 let error = io::Error::from_raw_os_error(*os_error);
-                write!(
-                    f,
-                    "no {} KiB of address space for a greenlet's stack: {error}",
-                    bytes / 1024
-                )?;
+                write!(f, "no {} KiB of address space for a greenlet's stack: {error}", bytes / 1024)?;
                 let mut known = false;
                 if let Some(limit) = address_space_limit {
                     known = true;
@@ -125,10 +112,7 @@ impl fmt::Display for StackError {
                     "; the machine has no memory left, or a control group limits it"
                 })
             }
-            StackError::Mappings {
-                max_map_count,
-                guards,
-            } => write!(
+            StackError::Mappings { max_map_count, guards } => write!(
                 f,
                 "no memory mapping left for a greenlet's stack: vm.max_map_count is {max_map_count}, and {guards} \
                  stacks are guarded by mprotect, with two mappings each: raise it with sysctl -w \
@@ -145,10 +129,7 @@ impl fmt::Display for StackError {
                 }
                 if !*forced {
                     let limit = memory::max_map_count();
-                    write!(
-                        f,
-                        " (the last of them needs mappings: vm.max_map_count is {limit})"
-                    )?;
+                    write!(f, " (the last of them needs mappings: vm.max_map_count is {limit})")?;
                 }
                 Ok(())
             }
@@ -157,10 +138,7 @@ impl fmt::Display for StackError {
                 write!(f, "could not try out which stack guards work here: {error}")
             }
             StackError::GuardSetting { value } => {
-                write!(
-                    f,
-                    "GEVENT_STACK_GUARD is {value:?}; it can be install, userfault or mprotect"
-                )
+                write!(f, "GEVENT_STACK_GUARD is {value:?}; it can be install, userfault or mprotect")
             }
         }
     }
@@ -171,9 +149,7 @@ impl Error for StackError {}
 impl From<StackError> for io::Error {
     fn from(error: StackError) -> io::Error {
         let kind = match error {
-            StackError::Size { .. } | StackError::GuardSetting { .. } => {
-                io::ErrorKind::InvalidInput
-            }
+            StackError::Size { .. } | StackError::GuardSetting { .. } => io::ErrorKind::InvalidInput,
             StackError::Memory { .. } | StackError::Mappings { .. } => io::ErrorKind::OutOfMemory,
             StackError::NoGuard { .. } => io::ErrorKind::Unsupported,
             StackError::Probe { os_error } => io::Error::from_raw_os_error(os_error).kind(),

@@ -36,11 +36,7 @@ pub enum GuardKind {
 }
 
 impl GuardKind {
-    const ORDER: [GuardKind; 3] = [
-        GuardKind::Install,
-        GuardKind::UserFault,
-        GuardKind::Mprotect,
-    ];
+    const ORDER: [GuardKind; 3] = [GuardKind::Install, GuardKind::UserFault, GuardKind::Mprotect];
 
     /// The kind in use: the first that was seen to work here, or the one that the environment
     /// variable `GEVENT_STACK_GUARD` demands (`install`, `userfault` or `mprotect`).
@@ -88,46 +84,31 @@ pub(super) fn choice() -> Result<Choice, StackError> {
     let known = CHOICE.load(Ordering::Relaxed);
     if known != 0 {
         let kind = GuardKind::ORDER[(known & 3) as usize - 1];
-        return Ok(Choice {
-            kind,
-            forced: known & FORCED != 0,
-        });
+        return Ok(Choice { kind, forced: known & FORCED != 0 });
     }
     let choice = match demanded()? {
         Some(kind) => match probe(kind)? {
             Ok(()) => Choice { kind, forced: true },
             Err(why) => {
-                return Err(StackError::NoGuard {
-                    tried: vec![(kind, why)],
-                    forced: true,
-                });
+                return Err(StackError::NoGuard { tried: vec![(kind, why)], forced: true });
             }
         },
         None => {
             let mut tried = Vec::new();
             loop {
                 let Some(&kind) = GuardKind::ORDER.get(tried.len()) else {
-                    return Err(StackError::NoGuard {
-                        tried,
-                        forced: false,
-                    });
+                    return Err(StackError::NoGuard { tried, forced: false });
                 };
                 match probe(kind)? {
                     Ok(()) => {
-                        break Choice {
-                            kind,
-                            forced: false,
-                        };
+                        break Choice { kind, forced: false };
                     }
                     Err(why) => tried.push((kind, why)),
                 }
             }
         }
     };
-    CHOICE.store(
-        choice.kind as u8 + 1 + if choice.forced { FORCED } else { 0 },
-        Ordering::Relaxed,
-    );
+    CHOICE.store(choice.kind as u8 + 1 + if choice.forced { FORCED } else { 0 }, Ordering::Relaxed);
     Ok(choice)
 }
 
@@ -139,9 +120,7 @@ fn demanded() -> Result<Option<GuardKind>, StackError> {
         Some("install") => Ok(Some(GuardKind::Install)),
         Some("userfault") => Ok(Some(GuardKind::UserFault)),
         Some("mprotect") => Ok(Some(GuardKind::Mprotect)),
-        _ => Err(StackError::GuardSetting {
-            value: value.to_string_lossy().into_owned(),
-        }),
+        _ => Err(StackError::GuardSetting { value: value.to_string_lossy().into_owned() }),
     }
 }
 
@@ -150,18 +129,8 @@ fn demanded() -> Result<Option<GuardKind>, StackError> {
 pub(super) fn probe(kind: GuardKind) -> Result<Result<(), String>, StackError> {
     let transient = |error: io::Error| {
         let os_error = error.raw_os_error().unwrap_or(0);
-        let short = [
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::ENOMEM,
-            libc::ENOBUFS,
-            libc::EAGAIN,
-        ];
-        if short.contains(&os_error) {
-            Err(StackError::Probe { os_error })
-        } else {
-            Ok(error.to_string())
-        }
+        let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EAGAIN];
+        if short.contains(&os_error) { Err(StackError::Probe { os_error }) } else { Ok(error.to_string()) }
     };
     let kernel = match FaultProbe::new() {
         Ok(kernel) => kernel,
@@ -181,9 +150,7 @@ pub(super) fn probe(kind: GuardKind) -> Result<Result<(), String>, StackError> {
     let _ = unsafe { memory::unmap(base, len) };
     match outcome {
         Ok(true) => Ok(Ok(())),
-        Ok(false) => Ok(Err(
-            "the kernel accepts it, but the guard does not hold".to_owned()
-        )),
+        Ok(false) => Ok(Err("the kernel accepts it, but the guard does not hold".to_owned())),
         Err(error) => transient(error).map(Err),
     }
 }
@@ -192,12 +159,9 @@ pub(super) fn probe(kind: GuardKind) -> Result<Result<(), String>, StackError> {
 fn guards_hold(kernel: &FaultProbe, chunk: &Chunk) -> io::Result<bool> {
     let (stride, guard) = (chunk.size.bytes(), chunk.size.guard());
     for low in (0..chunk.count).map(|index| chunk.base + index * stride) {
-        for (address, is_guard) in [
-            (low, true),
-            (low + guard - 1, true),
-            (low + guard, false),
-            (low + stride - 1, false),
-        ] {
+        for (address, is_guard) in
+            [(low, true), (low + guard - 1, true), (low + guard, false), (low + stride - 1, false)]
+        {
             // SAFETY: every byte of the chunk is the prober's own.
             let faults = unsafe { [kernel.read_faults(address)?, kernel.write_faults(address)?] };
             if faults != [is_guard; 2] {
@@ -243,10 +207,7 @@ impl Chunk {
     /// The chunk is closed (as reserved), lies in a reservation of ours, and is nobody else's.
     pub(super) unsafe fn open_guarded(&self, choice: Choice) -> Result<GuardKind, OpenError> {
         let mut refusal = None;
-        for kind in GuardKind::ORDER
-            .into_iter()
-            .skip_while(|&kind| kind != choice.kind)
-        {
+        for kind in GuardKind::ORDER.into_iter().skip_while(|&kind| kind != choice.kind) {
             // Only the chosen kind has been seen to work; another is tried out before it is trusted.
             if refusal.is_some() && (choice.forced || !matches!(probe(kind), Ok(Ok(())))) {
                 continue;
@@ -258,9 +219,7 @@ impl Chunk {
                 Err(OpenError::Guard(error)) => refusal = refusal.or(Some(error)),
             }
         }
-        Err(OpenError::Guard(
-            refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into()),
-        ))
+        Err(OpenError::Guard(refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into())))
     }
 
     /// Opens the slots with guards of this kind; on failure all of them are closed again.
@@ -279,9 +238,7 @@ impl Chunk {
                 GuardKind::Mprotect => self.open_bodies(),
                 _ => match memory::open(self.base, len) {
                     Err(error) => Err(OpenError::Memory(error)),
-                    Ok(()) if kind == GuardKind::Install => {
-                        self.install().map_err(OpenError::of_guard)
-                    }
+                    Ok(()) if kind == GuardKind::Install => self.install().map_err(OpenError::of_guard),
                     Ok(()) => self.poison().map_err(OpenError::of_guard),
                 },
             }
@@ -347,9 +304,7 @@ impl Chunk {
         // SAFETY: nobody touches the chunk before it is handed out, which is after `unregister`.
         unsafe { userfault.register(self.base, len)? };
         // SAFETY: registered above, and nobody's.
-        let poisoned = self
-            .lows()
-            .try_for_each(|low| unsafe { userfault.poison(low, guard) });
+        let poisoned = self.lows().try_for_each(|low| unsafe { userfault.poison(low, guard) });
         // Not left to the closing of the descriptor: a child forked meanwhile would keep it open.
         let unregistered = userfault.unregister(self.base, len);
         poisoned.and(unregistered)

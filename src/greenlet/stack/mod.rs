@@ -103,9 +103,7 @@ impl StackSize {
     /// The smallest size here: 64 KiB, or four pages where those are larger.
     pub fn min() -> StackSize {
         let bytes = (1 << Self::MIN_LOG2).max(4 * page_size());
-        StackSize {
-            log2: bytes.trailing_zeros() as u8,
-        }
+        StackSize { log2: bytes.trailing_zeros() as u8 }
     }
 
     /// The smallest size of at least `bytes`, the guard counted in.
@@ -118,9 +116,7 @@ impl StackSize {
             return Err(StackError::Size { bytes });
         }
         let bytes = bytes.max(Self::min().bytes()).next_power_of_two();
-        Ok(StackSize {
-            log2: bytes.trailing_zeros() as u8,
-        })
+        Ok(StackSize { log2: bytes.trailing_zeros() as u8 })
     }
 
     /// The address space that one stack takes, in bytes, with its guard.
@@ -173,9 +169,7 @@ impl GuardedStack {
     /// Why there is no further stack: address space, mappings, or no way to guard one.
     #[inline]
     pub(crate) fn take(size: StackSize) -> Result<GuardedStack, StackError> {
-        Ok(GuardedStack {
-            slot: shelf::take(size)?,
-        })
+        Ok(GuardedStack { slot: shelf::take(size)? })
     }
 
     /// The stack that was promised. Cannot fail, and makes no system call.
@@ -183,9 +177,7 @@ impl GuardedStack {
     pub(crate) fn take_claimed(claim: Claim) -> GuardedStack {
         let size = claim.size;
         std::mem::forget(claim);
-        GuardedStack {
-            slot: shelf::take_claimed(size),
-        }
+        GuardedStack { slot: shelf::take_claimed(size) }
     }
 
     /// Says whose stack it is, for the report of an overflow. An empty name is none; of a long one
@@ -275,10 +267,7 @@ impl Claim {
     #[inline]
     pub(crate) fn new(size: StackSize) -> Result<Claim, StackError> {
         shelf::claim(size)?;
-        Ok(Claim {
-            size,
-            not_send: PhantomData,
-        })
+        Ok(Claim { size, not_send: PhantomData })
     }
 }
 

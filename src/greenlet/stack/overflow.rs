@@ -77,11 +77,7 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut
         report(&overflow);
         fault::abort();
     }
-    let previous = if signal == SIGBUS {
-        &BEFORE_BUS
-    } else {
-        &BEFORE_SEGV
-    };
+    let previous = if signal == SIGBUS { &BEFORE_BUS } else { &BEFORE_SEGV };
     // SAFETY: we are the handler of this signal, and these are our arguments.
     unsafe { previous.hand_on(signal, info, context) }
 }
@@ -122,10 +118,7 @@ struct Text {
 
 impl Text {
     fn new() -> Text {
-        Text {
-            bytes: [0; 320],
-            len: 0,
-        }
+        Text { bytes: [0; 320], len: 0 }
     }
 
     fn add(&mut self, more: &[u8]) {

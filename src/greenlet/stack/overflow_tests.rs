@@ -19,11 +19,7 @@ const HINT: &str =
 #[inline(never)]
 fn recurse(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 32]);
-    if depth == u64::MAX {
-        0
-    } else {
-        recurse(depth + 1) + frame[(depth % 32) as usize]
-    }
+    if depth == u64::MAX { 0 } else { recurse(depth + 1) + frame[(depth % 32) as usize] }
 }
 
 /// Runs `f` as a greenlet would be, on a stack with this label.
@@ -48,27 +44,20 @@ fn errors(output: &Output) -> String {
 #[track_caller]
 fn assert_dies(output: &Output, signal: c_int, text: &str) {
     let errors = errors(output);
-    assert_eq!(
-        output.status.signal(),
-        Some(signal),
-        "{}\n{errors}",
-        output.status
-    );
+    assert_eq!(output.status.signal(), Some(signal), "{}\n{errors}", output.status);
     assert!(errors.contains(text), "{errors}");
 }
 
 #[track_caller]
 fn assert_silent(output: &Output) {
     let errors = errors(output);
-    assert!(
-        !errors.contains("greenlet") || !errors.contains("has overflowed its stack"),
-        "{errors}"
-    );
+    assert!(!errors.contains("greenlet") || !errors.contains("has overflowed its stack"), "{errors}");
 }
 
 #[test]
 fn an_overflow_on_the_first_thread_names_the_greenlet_and_aborts() {
-    let test = "greenlet::stack::overflow_tests::an_overflow_on_the_first_thread_names_the_greenlet_and_aborts";
+    let test =
+        "greenlet::stack::overflow_tests::an_overflow_on_the_first_thread_names_the_greenlet_and_aborts";
     if in_child(test) {
         // The harness runs tests on threads of their own. After a fork, this one is the first.
         // SAFETY: the forked process uses nothing that another thread may have locked.
@@ -81,20 +70,14 @@ fn an_overflow_on_the_first_thread_names_the_greenlet_and_aborts() {
         let mut status = 0;
         // SAFETY: our own child.
         assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-        eprintln!(
-            "the forked process: {}",
-            std::process::ExitStatus::from_raw(status)
-        );
+        eprintln!("the forked process: {}", std::process::ExitStatus::from_raw(status));
         return;
     }
     let errors = errors(&child(test, &[], "1"));
     let kib = StackSize::DEFAULT.usable() / 1024;
     let report = format!("\ngreenlet 'echo' (id 7) has overflowed its stack of {kib} KiB\n{HINT}");
     assert!(errors.contains(&report), "{errors}");
-    assert!(
-        errors.contains("the forked process: signal: 6 (SIGABRT)"),
-        "{errors}"
-    );
+    assert!(errors.contains("the forked process: signal: 6 (SIGABRT)"), "{errors}");
 }
 
 #[test]
@@ -109,10 +92,7 @@ fn an_overflow_is_reported_with_every_kind_of_guard() {
         (GuardKind::Mprotect, "mprotect"),
     ] {
         if let Err(why) = probe(kind).unwrap() {
-            untested(
-                &format!("the report of an overflow with guards by {kind}"),
-                &why,
-            );
+            untested(&format!("the report of an overflow with guards by {kind}"), &why);
             continue;
         }
         let output = child(test, &[("GEVENT_STACK_GUARD", value)], "2");
@@ -124,8 +104,7 @@ fn an_overflow_is_reported_with_every_kind_of_guard() {
 
 #[test]
 fn poisoned_guards_raise_sigbus_and_the_others_sigsegv() {
-    let test =
-        "greenlet::stack::overflow_tests::poisoned_guards_raise_sigbus_and_the_others_sigsegv";
+    let test = "greenlet::stack::overflow_tests::poisoned_guards_raise_sigbus_and_the_others_sigsegv";
     if in_child(test) {
         // The handlers do not stand in the way: they are not installed.
         let stack = GuardedStack::take(StackSize::DEFAULT).unwrap();
@@ -146,11 +125,7 @@ fn poisoned_guards_raise_sigbus_and_the_others_sigsegv() {
             untested(&format!("the signal of guards by {kind}"), &why);
             continue;
         }
-        assert_dies(
-            &child(test, &[("GEVENT_STACK_GUARD", value)], "2"),
-            signal,
-            "",
-        );
+        assert_dies(&child(test, &[("GEVENT_STACK_GUARD", value)], "2"), signal, "");
     }
 }
 
@@ -170,11 +145,7 @@ fn a_greenlet_without_a_name_is_reported_by_its_id() {
 fn a_long_name_is_cut_between_characters() {
     let test = "greenlet::stack::overflow_tests::a_long_name_is_cut_between_characters";
     if in_child(test) {
-        return overflow(
-            StackSize::DEFAULT,
-            3,
-            "größere Straße zu vielen Verbindungen",
-        );
+        return overflow(StackSize::DEFAULT, 3, "größere Straße zu vielen Verbindungen");
     }
     assert_dies(
         &child(test, &[], "2"),
@@ -196,11 +167,7 @@ fn a_frame_larger_than_the_stack_is_an_overflow() {
             std::hint::black_box(large_frame());
         });
     }
-    assert_dies(
-        &child(test, &[], "2"),
-        SIGABRT,
-        "\ngreenlet 'large' (id 4) has overflowed its stack of ",
-    );
+    assert_dies(&child(test, &[], "2"), SIGABRT, "\ngreenlet 'large' (id 4) has overflowed its stack of ");
 }
 
 #[test]
@@ -215,11 +182,7 @@ fn a_thread_without_a_signal_stack_gets_one() {
         run_c_thread(thread);
         return;
     }
-    assert_dies(
-        &child(test, &[], "1"),
-        SIGABRT,
-        "\ngreenlet 'foreign' (id 9) has overflowed its stack of ",
-    );
+    assert_dies(&child(test, &[], "1"), SIGABRT, "\ngreenlet 'foreign' (id 9) has overflowed its stack of ");
 }
 
 #[test]
@@ -230,16 +193,10 @@ fn the_signal_stack_of_a_thread_is_given_back_when_it_ends() {
         arm_thread();
         std::ptr::null_mut()
     }
-    let test =
-        "greenlet::stack::overflow_tests::the_signal_stack_of_a_thread_is_given_back_when_it_ends";
+    let test = "greenlet::stack::overflow_tests::the_signal_stack_of_a_thread_is_given_back_when_it_ends";
     if !in_child(test) {
         let output = child(test, &[], "1");
-        assert!(
-            output.status.success(),
-            "{}\n{}",
-            output.status,
-            errors(&output)
-        );
+        assert!(output.status.success(), "{}\n{}", output.status, errors(&output));
         assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
         return;
     }
@@ -265,10 +222,7 @@ fn run_c_thread(thread: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void) {
     let mut handle = 0;
     // SAFETY: the thread's function takes nothing and is joined at once.
     unsafe {
-        assert_eq!(
-            libc::pthread_create(&mut handle, std::ptr::null(), thread, std::ptr::null_mut()),
-            0
-        );
+        assert_eq!(libc::pthread_create(&mut handle, std::ptr::null(), thread, std::ptr::null_mut()), 0);
         libc::pthread_join(handle, std::ptr::null_mut());
     }
 }
@@ -308,8 +262,7 @@ fn fault_at(address: usize) {
 
 #[test]
 fn other_faults_reach_the_handler_that_was_there_before() {
-    let test =
-        "greenlet::stack::overflow_tests::other_faults_reach_the_handler_that_was_there_before";
+    let test = "greenlet::stack::overflow_tests::other_faults_reach_the_handler_that_was_there_before";
     if !in_child(test) {
         for (case, code, text) in [
             ("segv", 42, "earlier handler: SEGV\n"),
@@ -320,18 +273,8 @@ fn other_faults_reach_the_handler_that_was_there_before() {
             ("plain", 43, "earlier plain handler\n"),
         ] {
             let output = child(test, &[("CASE", case)], "2");
-            assert_eq!(
-                output.status.code(),
-                Some(code),
-                "{case}: {}\n{}",
-                output.status,
-                errors(&output)
-            );
-            assert!(
-                errors(&output).contains(text),
-                "{case}: {}",
-                errors(&output)
-            );
+            assert_eq!(output.status.code(), Some(code), "{case}: {}\n{}", output.status, errors(&output));
+            assert!(errors(&output).contains(text), "{case}: {}", errors(&output));
             assert_silent(&output);
         }
         return;
@@ -367,34 +310,21 @@ fn other_faults_reach_the_handler_that_was_there_before() {
 
 #[test]
 fn without_an_earlier_handler_other_faults_kill_as_ever() {
-    let test =
-        "greenlet::stack::overflow_tests::without_an_earlier_handler_other_faults_kill_as_ever";
+    let test = "greenlet::stack::overflow_tests::without_an_earlier_handler_other_faults_kill_as_ever";
     if !in_child(test) {
-        for (case, signal) in [
-            ("fault", SIGSEGV),
-            ("sent", SIGSEGV),
-            ("ignored fault", SIGSEGV),
-            ("bus", SIGBUS),
-        ] {
+        for (case, signal) in
+            [("fault", SIGSEGV), ("sent", SIGSEGV), ("ignored fault", SIGSEGV), ("bus", SIGBUS)]
+        {
             let output = child(test, &[("CASE", case)], "2");
             assert_dies(&output, signal, "");
             assert_silent(&output);
         }
         let output = child(test, &[("CASE", "ignored")], "2");
-        assert!(
-            output.status.success(),
-            "{}\n{}",
-            output.status,
-            errors(&output)
-        );
+        assert!(output.status.success(), "{}\n{}", output.status, errors(&output));
         return;
     }
     let case = std::env::var("CASE").unwrap();
-    let before = if case.starts_with("ignored") {
-        libc::SIG_IGN
-    } else {
-        libc::SIG_DFL
-    };
+    let before = if case.starts_with("ignored") { libc::SIG_IGN } else { libc::SIG_DFL };
     handle(SIGSEGV, before, 0);
     handle(SIGBUS, before, 0);
     arm_thread();
@@ -412,20 +342,14 @@ fn an_overflow_of_a_thread_is_still_reported_by_std() {
     let test = "greenlet::stack::overflow_tests::an_overflow_of_a_thread_is_still_reported_by_std";
     if in_child(test) {
         on_stack(StackSize::DEFAULT, 1, "fine", || {});
-        let small = std::thread::Builder::new()
-            .name("small".into())
-            .stack_size(64 << 10);
+        let small = std::thread::Builder::new().name("small".into()).stack_size(64 << 10);
         small.spawn(|| recurse(0)).unwrap().join().unwrap();
         return;
     }
     let output = child(test, &[], "2");
     assert_dies(&output, SIGABRT, "thread 'small'");
     assert_dies(&output, SIGABRT, "has overflowed its stack");
-    assert!(
-        !errors(&output).contains("greenlet 'fine'"),
-        "{}",
-        errors(&output)
-    );
+    assert!(!errors(&output).contains("greenlet 'fine'"), "{}", errors(&output));
 }
 
 #[test]
@@ -433,25 +357,11 @@ fn a_handler_installed_later_replaces_ours() {
     let test = "greenlet::stack::overflow_tests::a_handler_installed_later_replaces_ours";
     if in_child(test) {
         arm_thread();
-        handle(
-            SIGSEGV,
-            earlier as *const () as usize,
-            libc::SA_SIGINFO | libc::SA_ONSTACK,
-        );
-        handle(
-            SIGBUS,
-            earlier as *const () as usize,
-            libc::SA_SIGINFO | libc::SA_ONSTACK,
-        );
+        handle(SIGSEGV, earlier as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK);
+        handle(SIGBUS, earlier as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK);
         return overflow(StackSize::DEFAULT, 1, "theirs");
     }
     let output = child(test, &[], "2");
-    assert_eq!(
-        output.status.code(),
-        Some(42),
-        "{}\n{}",
-        output.status,
-        errors(&output)
-    );
+    assert_eq!(output.status.code(), Some(42), "{}\n{}", output.status, errors(&output));
     assert_silent(&output);
 }

@@ -96,10 +96,7 @@ impl Shelf {
 
     #[inline(never)]
     fn pop_clean(&self) -> SlotRef {
-        let slot = self
-            .clean
-            .get()
-            .expect("free counts the slots of both lists");
+        let slot = self.clean.get().expect("free counts the slots of both lists");
         self.clean.set(slot.next());
         if !slot.cold() {
             self.warm.set(self.warm.get() - 1);
@@ -192,11 +189,7 @@ fn grow(shelves: &Shelves, size: StackSize) -> Result<(), StackError> {
     let shelf = &shelves.sizes[size.class()];
     hook_thread_end();
     // A thread that is ending would lose what it does not use.
-    let wanted = if shelves.ended.get() {
-        1
-    } else {
-        shelf.chunk.get()
-    };
+    let wanted = if shelves.ended.get() { 1 } else { shelf.chunk.get() };
     let (mut chain, fresh) = Pool::lock().refill(size, wanted)?;
     let stamp = shelves.stamp.get();
     // Onto a stack, so put in backwards: the lowest is then taken first.

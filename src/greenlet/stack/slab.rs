@@ -59,14 +59,8 @@ pub(super) struct PoolOfSize {
 unsafe impl Send for Pool {}
 
 static POOL: Mutex<Pool> = Mutex::new(Pool {
-    sizes: [const {
-        PoolOfSize {
-            segment: None,
-            opened: 0,
-            returned: None,
-            returned_count: 0,
-        }
-    }; StackSize::CLASSES],
+    sizes: [const { PoolOfSize { segment: None, opened: 0, returned: None, returned_count: 0 } };
+        StackSize::CLASSES],
     segments: 0,
     reserved: 0,
     slots: 0,
@@ -117,34 +111,20 @@ impl Pool {
         Ok((self.open_chunk(size, wanted)?, true))
     }
 
-    fn open_chunk(
-        &mut self,
-        size: StackSize,
-        wanted: usize,
-    ) -> Result<Option<SlotRef>, StackError> {
+    fn open_chunk(&mut self, size: StackSize, wanted: usize) -> Result<Option<SlotRef>, StackError> {
         let choice = choice()?;
         let (segment, first) = self.room(size)?;
-        let mut count = wanted
-            .min(segment.slots - first)
-            .min((LARGEST_CHUNK_BYTES / size.bytes()).max(1));
+        let mut count = wanted.min(segment.slots - first).min((LARGEST_CHUNK_BYTES / size.bytes()).max(1));
         loop {
             // Should mprotect be the kind after all (a fallback), the last chunks hit the limit itself.
             if choice.kind() == GuardKind::Mprotect {
                 count = count.min(self.mprotect_room()?);
             }
-            let chunk = Chunk {
-                base: segment.base + first * size.bytes(),
-                count,
-                size,
-            };
+            let chunk = Chunk { base: segment.base + first * size.bytes(), count, size };
             // SAFETY: slots from `first` on have not been opened, and the lock keeps others off.
             match unsafe { chunk.open_guarded(choice) } {
                 Ok(kind) => {
-                    self.mprotected += if kind == GuardKind::Mprotect {
-                        count
-                    } else {
-                        0
-                    };
+                    self.mprotected += if kind == GuardKind::Mprotect { count } else { 0 };
                     break;
                 }
                 Err(OpenError::Memory(_)) if count > 1 => count /= 2,
@@ -153,10 +133,7 @@ impl Pool {
                 }
                 Err(OpenError::Guard(error)) => {
                     let tried = vec![(choice.kind(), error.to_string())];
-                    return Err(StackError::NoGuard {
-                        tried,
-                        forced: choice.forced(),
-                    });
+                    return Err(StackError::NoGuard { tried, forced: choice.forced() });
                 }
             }
         }
@@ -183,10 +160,7 @@ impl Pool {
     fn mprotect_room(&self) -> Result<usize, StackError> {
         let max_map_count = memory::max_map_count();
         match (max_map_count.saturating_sub(SPARE_MAPPINGS) / 2).saturating_sub(self.mprotected) {
-            0 => Err(StackError::Mappings {
-                max_map_count,
-                guards: self.mprotected,
-            }),
+            0 => Err(StackError::Mappings { max_map_count, guards: self.mprotected }),
             room => Ok(room),
         }
     }

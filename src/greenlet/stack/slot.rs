@@ -63,9 +63,7 @@ impl SlotRef {
 
     #[inline]
     pub(super) fn set_next(self, next: Option<SlotRef>) {
-        self.get()
-            .next
-            .set(next.map_or(ptr::null(), |slot| slot.0.as_ptr()));
+        self.get().next.set(next.map_or(ptr::null(), |slot| slot.0.as_ptr()));
     }
 
     #[inline]
@@ -85,9 +83,7 @@ impl SlotRef {
 
     #[inline]
     pub(super) fn size(self) -> StackSize {
-        StackSize {
-            log2: self.get().log2.get(),
-        }
+        StackSize { log2: self.get().log2.get() }
     }
 
     /// The trim pass in which it was given back.
@@ -133,8 +129,7 @@ impl SlotRef {
             to.store(from, Ordering::Relaxed);
         }
         compiler_fence(Ordering::Release);
-        slot.name_len
-            .store((kept.len() + mark.len()) as u8, Ordering::Relaxed);
+        slot.name_len.store((kept.len() + mark.len()) as u8, Ordering::Relaxed);
     }
 }
 
@@ -165,10 +160,7 @@ static SEGMENTS: AtomicPtr<Segment> = AtomicPtr::new(ptr::null_mut());
 
 impl Segment {
     /// Reserves a segment, smaller and smaller until the limits allow it.
-    pub(super) fn reserve(
-        size: StackSize,
-        mprotected: usize,
-    ) -> Result<&'static Segment, StackError> {
+    pub(super) fn reserve(size: StackSize, mprotected: usize) -> Result<&'static Segment, StackError> {
         let smallest = SMALLEST_SEGMENT.max(size.bytes());
         let mut len = SEGMENT;
         loop {
@@ -197,13 +189,7 @@ impl Segment {
         let _ = unsafe { memory::advise(base, len, memory::NOHUGEPAGE) };
         let table = NonNull::new(table as *mut Slot).expect("the kernel maps nothing at address 0");
         let older = SEGMENTS.load(Ordering::Relaxed);
-        let segment: &'static Segment = Box::leak(Box::new(Segment {
-            base,
-            slots,
-            size,
-            table,
-            older,
-        }));
+        let segment: &'static Segment = Box::leak(Box::new(Segment { base, slots, size, table, older }));
         // Under the pool's lock, so nobody else stores meanwhile. Release: the handler follows it.
         SEGMENTS.store(ptr::from_ref(segment).cast_mut(), Ordering::Release);
         Ok(segment)
@@ -221,12 +207,7 @@ impl Segment {
     }
 
     /// Writes the lines of slots that were opened, and chains them, lowest first, before `chain`.
-    pub(super) fn chain(
-        &self,
-        first: usize,
-        count: usize,
-        mut chain: Option<SlotRef>,
-    ) -> Option<SlotRef> {
+    pub(super) fn chain(&self, first: usize, count: usize, mut chain: Option<SlotRef>) -> Option<SlotRef> {
         for index in (first..first + count).rev() {
             let slot = self.slot(index);
             let end = self.base + (index + 1) * self.size.bytes();
@@ -257,11 +238,7 @@ impl Place {
             if (here.base..here.base + here.bytes()).contains(&address) {
                 let index = (address - here.base) / here.size.bytes();
                 let low = here.base + index * here.size.bytes();
-                return Some(Place {
-                    low,
-                    size: here.size,
-                    line: here.slot(index),
-                });
+                return Some(Place { low, size: here.size, line: here.slot(index) });
             }
             segment = here.older;
         }

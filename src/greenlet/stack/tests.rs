@@ -12,24 +12,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::sys::memory::{self, FaultProbe, page_size};
 
 use super::guard::probe;
-use super::{
-    Claim, GuardKind, GuardedStack, StackError, StackSize, stack_stats, thread_exit, trim,
-};
+use super::{Claim, GuardKind, GuardedStack, StackError, StackSize, stack_stats, thread_exit, trim};
 
-const KINDS: [(GuardKind, &str); 3] = [
-    (GuardKind::Install, "install"),
-    (GuardKind::UserFault, "userfault"),
-    (GuardKind::Mprotect, "mprotect"),
-];
+const KINDS: [(GuardKind, &str); 3] =
+    [(GuardKind::Install, "install"), (GuardKind::UserFault, "userfault"), (GuardKind::Mprotect, "mprotect")];
 
 /// Runs the test of this name again in a process of its own, where [`in_child`] says so.
 pub(super) fn child(test: &str, settings: &[(&str, &str)], threads: &str) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([test, "--exact", "--nocapture", "--test-threads", threads]);
-    command
-        .env("GEVENT_STACK_CHILD", test)
-        .env_remove("GEVENT_STACK_GUARD")
-        .env_remove("RUST_BACKTRACE");
+    command.env("GEVENT_STACK_CHILD", test).env_remove("GEVENT_STACK_GUARD").env_remove("RUST_BACKTRACE");
     command.envs(settings.iter().copied());
     command.output().unwrap()
 }
@@ -45,42 +37,27 @@ fn is_child_or_run(test: &str, settings: &[(&str, &str)]) -> bool {
         return true;
     }
     let output = child(test, settings, "1");
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(
-        output.status.success(),
-        "{settings:?}: {}\n{out}\n{err}",
-        output.status
-    );
-    assert!(
-        out.contains("1 passed"),
-        "{test} did not run in its child:\n{out}\n{err}"
-    );
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{settings:?}: {}\n{out}\n{err}", output.status);
+    assert!(out.contains("1 passed"), "{test} did not run in its child:\n{out}\n{err}");
     false
 }
 
 /// Says past the capture of output what could not be tested. With `GEVENT_TEST_ALL_GUARDS` set that fails.
 pub(super) fn untested(what: &str, why: &str) {
     crate::sys::fault::write_stderr(format!("\nNOT TESTED HERE: {what}: {why}\n").as_bytes());
-    assert!(
-        std::env::var_os("GEVENT_TEST_ALL_GUARDS").is_none(),
-        "{what} cannot be tested: {why}"
-    );
+    assert!(std::env::var_os("GEVENT_TEST_ALL_GUARDS").is_none(), "{what} cannot be tested: {why}");
 }
 
 /// The kinds that work here; the others are named loudly.
 fn working_kinds() -> impl Iterator<Item = (GuardKind, &'static str)> {
-    KINDS
-        .into_iter()
-        .filter(|(kind, _)| match probe(*kind).unwrap() {
-            Ok(()) => true,
-            Err(why) => {
-                untested(&format!("stack guards by {kind}"), &why);
-                false
-            }
-        })
+    KINDS.into_iter().filter(|(kind, _)| match probe(*kind).unwrap() {
+        Ok(()) => true,
+        Err(why) => {
+            untested(&format!("stack guards by {kind}"), &why);
+            false
+        }
+    })
 }
 
 fn take(size: StackSize) -> GuardedStack {
@@ -103,18 +80,10 @@ fn touch(stack: &GuardedStack, depth: usize) {
 #[track_caller]
 fn assert_guarded(probe: &FaultProbe, stack: &GuardedStack) {
     let (low, guard) = (stack.limit().get(), stack.size().guard());
-    for (address, guarded) in [
-        (low, true),
-        (low + guard - 1, true),
-        (low + guard, false),
-        (top(stack) - 1, false),
-    ] {
-        assert_eq!(
-            probe.read_faults(address).unwrap(),
-            guarded,
-            "read at low + {:#x}",
-            address - low
-        );
+    for (address, guarded) in
+        [(low, true), (low + guard - 1, true), (low + guard, false), (top(stack) - 1, false)]
+    {
+        assert_eq!(probe.read_faults(address).unwrap(), guarded, "read at low + {:#x}", address - low);
         // SAFETY: a byte of our own stack, which nothing runs on, or of its guard.
         let faults = unsafe { probe.write_faults(address).unwrap() };
         assert_eq!(faults, guarded, "write at low + {:#x}", address - low);
@@ -153,10 +122,7 @@ fn sizes_round_up_to_a_power_of_two_with_the_guard_inside() {
         assert_eq!(size.bytes(), 1 << log2);
         assert_eq!(size.guard() + size.usable(), size.bytes());
         assert_eq!(size.guard() % page_size(), 0);
-        assert!(
-            size.guard() >= page_size() && size.usable() >= 16 << 10,
-            "{size:?}"
-        );
+        assert!(size.guard() >= page_size() && size.usable() >= 16 << 10, "{size:?}");
     }
     assert_eq!(StackSize::DEFAULT.guard(), (16 * page_size()).min(64 << 10));
     assert_eq!(format!("{:?}", StackSize::DEFAULT), "StackSize(256 KiB)");
@@ -168,10 +134,7 @@ fn sizes_out_of_range_are_errors_that_name_value_and_range() {
         let error = StackSize::new(bytes).unwrap_err();
         assert_eq!(error, StackError::Size { bytes });
         let text = error.to_string();
-        assert!(
-            text.contains(&format!("{bytes} bytes")) && text.contains("64 MiB"),
-            "{text}"
-        );
+        assert!(text.contains(&format!("{bytes} bytes")) && text.contains("64 MiB"), "{text}");
         let error = std::io::Error::from(error);
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
         assert_eq!(error.to_string(), text);
@@ -193,25 +156,12 @@ fn the_newest_free_stack_is_used_first() {
 fn no_two_stacks_share_a_byte() {
     let mut taken: Vec<_> = (0..300).map(|_| take(StackSize::min())).collect();
     taken.extend((0..50).map(|_| take(StackSize::DEFAULT)));
-    let mut spans: Vec<_> = taken
-        .iter()
-        .map(|stack| (stack.limit().get(), top(stack)))
-        .collect();
+    let mut spans: Vec<_> = taken.iter().map(|stack| (stack.limit().get(), top(stack))).collect();
     spans.sort_unstable();
-    for (stack, (low, top)) in taken
-        .iter()
-        .zip(taken.iter().map(|stack| (stack.limit().get(), top(stack))))
-    {
-        assert!(
-            top > low
-                && top - low <= stack.size().bytes()
-                && top - low > stack.size().bytes() - 512
-        );
+    for (stack, (low, top)) in taken.iter().zip(taken.iter().map(|stack| (stack.limit().get(), top(stack)))) {
+        assert!(top > low && top - low <= stack.size().bytes() && top - low > stack.size().bytes() - 512);
     }
-    assert!(
-        spans.windows(2).all(|pair| pair[0].1 <= pair[1].0),
-        "{spans:x?}"
-    );
+    assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{spans:x?}");
 }
 
 #[test]
@@ -232,17 +182,10 @@ fn a_claimed_stack_is_not_given_to_others() {
     assert_eq!(stack_stats().slots_claimed, free);
     let before = owned();
     let other = take(size);
-    assert!(
-        owned() > before,
-        "a plain take must not use up what was promised"
-    );
+    assert!(owned() > before, "a plain take must not use up what was promised");
     let before = owned();
     let taken: Vec<_> = claims.into_iter().map(GuardedStack::take_claimed).collect();
-    assert_eq!(
-        (owned(), taken.len()),
-        (before, free),
-        "claimed takes never grow the pool"
-    );
+    assert_eq!((owned(), taken.len()), (before, free), "claimed takes never grow the pool");
     assert_eq!(stack_stats().slots_claimed, 0);
     let tops: HashSet<_> = taken.iter().chain([&other]).map(top).collect();
     assert_eq!(tops.len(), free + 1);
@@ -253,10 +196,7 @@ fn claims_beyond_what_is_free_grow_the_pool_and_dropped_ones_are_released() {
     let size = StackSize::DEFAULT;
     let claims: Vec<_> = (0..1000).map(|_| Claim::new(size).unwrap()).collect();
     let stats = stack_stats();
-    assert!(
-        stats.slots_claimed == 1000 && stats.slots_free >= 1000,
-        "{stats:?}"
-    );
+    assert!(stats.slots_claimed == 1000 && stats.slots_free >= 1000, "{stats:?}");
     drop(claims);
     assert_eq!(stack_stats().slots_claimed, 0);
     let before = owned();
@@ -270,11 +210,7 @@ fn tops_have_four_colours_128_bytes_apart_within_the_first_page() {
     let colour = |stack: &GuardedStack| stack.limit().get() + stack.size().bytes() - top(stack);
     let colours: HashSet<_> = taken.iter().map(colour).collect();
     assert_eq!(colours, HashSet::from([0, 128, 256, 384]));
-    assert!(
-        taken
-            .iter()
-            .all(|stack| stack.limit().get() % page_size() == 0)
-    );
+    assert!(taken.iter().all(|stack| stack.limit().get() % page_size() == 0));
 }
 
 #[test]
@@ -315,11 +251,7 @@ fn free_stacks_that_were_used_deep_are_trimmed_later_and_those_in_use_never() {
     drop(deep);
     let wait = trim().expect("they wait for the next pass");
     let again = take(size);
-    assert_eq!(
-        resident_pages(&again),
-        30,
-        "what was just used is left alone"
-    );
+    assert_eq!(resident_pages(&again), 30, "what was just used is left alone");
     drop(again);
     let mut next = Some(wait);
     for _ in 0..10 {
@@ -330,19 +262,12 @@ fn free_stacks_that_were_used_deep_are_trimmed_later_and_those_in_use_never() {
     assert_eq!(next, None, "then nothing is left to do");
     let probe = FaultProbe::new().unwrap();
     let deep: Vec<_> = (0..10).map(|_| take(size)).collect();
-    assert_eq!(
-        deep.iter().map(top).collect::<HashSet<_>>(),
-        tops.into_iter().collect()
-    );
+    assert_eq!(deep.iter().map(top).collect::<HashSet<_>>(), tops.into_iter().collect());
     for stack in &deep {
         assert_eq!(resident_pages(stack), 1, "the topmost page stays");
         assert_guarded(&probe, stack);
     }
-    assert_eq!(
-        resident_pages(&in_use),
-        1,
-        "the stack in use has kept its page"
-    );
+    assert_eq!(resident_pages(&in_use), 1, "the stack in use has kept its page");
     assert_eq!(in_use.high_water(), 20 * page_size());
 }
 
@@ -375,13 +300,8 @@ fn a_thread_that_ends_leaves_its_stacks_to_others() {
     let on_thread = |count: usize| {
         std::thread::spawn(move || {
             let taken: Vec<_> = (0..count).map(|_| take(size)).collect();
-            taken
-                .iter()
-                .for_each(|stack| touch(stack, 10 * page_size()));
-            taken
-                .iter()
-                .map(|stack| (top(stack), resident_pages(stack)))
-                .collect::<HashSet<_>>()
+            taken.iter().for_each(|stack| touch(stack, 10 * page_size()));
+            taken.iter().map(|stack| (top(stack), resident_pages(stack))).collect::<HashSet<_>>()
         })
         .join()
         .unwrap()
@@ -389,10 +309,7 @@ fn a_thread_that_ends_leaves_its_stacks_to_others() {
     let first = on_thread(16);
     assert_eq!(first.len(), 16);
     let second = on_thread(16);
-    assert_eq!(
-        first, second,
-        "the same stacks, and each with only its own page: they were trimmed"
-    );
+    assert_eq!(first, second, "the same stacks, and each with only its own page: they were trimmed");
 }
 
 #[test]
@@ -423,10 +340,7 @@ fn stacks_dropped_by_destructors_of_thread_locals_come_back() {
         run();
     }
     // Other tests run meanwhile, but none of them opens stacks of 32 MiB: these would need a segment each.
-    assert!(
-        stack_stats().reserved < slots.reserved + 10 * (1 << 30),
-        "late stacks are lost"
-    );
+    assert!(stack_stats().reserved < slots.reserved + 10 * (1 << 30), "late stacks are lost");
     let shared = super::slab::Pool::lock().sizes[size.class()].returned_count;
     assert!(shared >= 8, "{shared}");
 }
@@ -450,10 +364,7 @@ fn claims_of_an_ending_thread_are_kept() {
 #[test]
 fn every_kind_of_guard_that_the_kernel_has_guards() {
     let working: Vec<_> = working_kinds().collect();
-    assert!(
-        working.contains(&(GuardKind::Mprotect, "mprotect")),
-        "mprotect works everywhere"
-    );
+    assert!(working.contains(&(GuardKind::Mprotect, "mprotect")), "mprotect works everywhere");
     let chosen = GuardKind::probed().unwrap();
     if std::env::var_os("GEVENT_STACK_GUARD").is_none() {
         assert_eq!(chosen, working[0].0, "the first that works");
@@ -465,13 +376,7 @@ fn stacks_of_every_kind_of_guard_are_guarded() {
     let test = "greenlet::stack::tests::stacks_of_every_kind_of_guard_are_guarded";
     if !in_child(test) {
         for (kind, value) in working_kinds() {
-            is_child_or_run(
-                test,
-                &[
-                    ("GEVENT_STACK_GUARD", value),
-                    ("EXPECTED", &format!("{kind:?}")),
-                ],
-            );
+            is_child_or_run(test, &[("GEVENT_STACK_GUARD", value), ("EXPECTED", &format!("{kind:?}"))]);
         }
         return;
     }
@@ -484,14 +389,7 @@ fn stacks_of_every_kind_of_guard_are_guarded() {
     taken.iter().for_each(|stack| assert_guarded(&probe, stack));
     let stats = stack_stats();
     assert_eq!((stats.guard, stats.slots_in_use), (Some(kind), 3505));
-    assert_eq!(
-        stats.slots_mprotected,
-        if kind == GuardKind::Mprotect {
-            stats.slots
-        } else {
-            0
-        }
-    );
+    assert_eq!(stats.slots_mprotected, if kind == GuardKind::Mprotect { stats.slots } else { 0 });
     // And they still are when their memory was given back, and in a child.
     let watched: Vec<_> = taken.drain(..10).collect();
     drop(taken);
@@ -499,16 +397,8 @@ fn stacks_of_every_kind_of_guard_are_guarded() {
         std::thread::sleep(wait);
     }
     let taken: Vec<_> = (0..2000).map(|_| take(StackSize::DEFAULT)).collect();
-    taken
-        .iter()
-        .chain(&watched)
-        .for_each(|stack| assert_guarded(&probe, stack));
-    in_fork(|| {
-        taken
-            .iter()
-            .chain(&watched)
-            .for_each(|stack| assert_guarded(&probe, stack))
-    });
+    taken.iter().chain(&watched).for_each(|stack| assert_guarded(&probe, stack));
+    in_fork(|| taken.iter().chain(&watched).for_each(|stack| assert_guarded(&probe, stack)));
 }
 
 /// Runs `f` in a forked child, and panics unless it returns there within ten seconds.
@@ -531,12 +421,7 @@ fn in_fork(f: impl FnOnce()) {
             let mut status = 0;
             // SAFETY: our own child.
             assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-            assert_eq!(
-                status,
-                0,
-                "{:?}",
-                std::process::ExitStatus::from_raw(status)
-            );
+            assert_eq!(status, 0, "{:?}", std::process::ExitStatus::from_raw(status));
         }
     }
 }
@@ -562,10 +447,7 @@ fn a_forked_child_can_grow_the_pool_whatever_other_threads_do() {
             in_fork(|| {
                 let taken: Vec<_> = (0..40).map(|_| take(size)).collect();
                 let probe = FaultProbe::new().unwrap();
-                taken
-                    .iter()
-                    .chain([&mine])
-                    .for_each(|stack| assert_guarded(&probe, stack));
+                taken.iter().chain([&mine]).for_each(|stack| assert_guarded(&probe, stack));
             });
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -579,23 +461,14 @@ fn a_guard_that_is_demanded_but_unknown_is_a_clear_error() {
         return;
     }
     let error = GuardedStack::take(StackSize::DEFAULT).unwrap_err();
-    assert_eq!(
-        error,
-        StackError::GuardSetting {
-            value: "none".into()
-        }
-    );
-    assert_eq!(
-        error.to_string(),
-        "GEVENT_STACK_GUARD is \"none\"; it can be install, userfault or mprotect"
-    );
+    assert_eq!(error, StackError::GuardSetting { value: "none".into() });
+    assert_eq!(error.to_string(), "GEVENT_STACK_GUARD is \"none\"; it can be install, userfault or mprotect");
     assert_eq!(GuardKind::probed().unwrap_err(), error);
 }
 
 #[test]
 fn a_guard_that_is_demanded_but_does_not_work_is_a_clear_error() {
-    let test =
-        "greenlet::stack::tests::a_guard_that_is_demanded_but_does_not_work_is_a_clear_error";
+    let test = "greenlet::stack::tests::a_guard_that_is_demanded_but_does_not_work_is_a_clear_error";
     if !is_child_or_run(test, &[("GEVENT_STACK_GUARD", "install")]) {
         return;
     }
@@ -605,19 +478,10 @@ fn a_guard_that_is_demanded_but_does_not_work_is_a_clear_error() {
     }
     let error = GuardedStack::take(StackSize::DEFAULT).unwrap_err();
     let text = error.to_string();
-    assert!(
-        matches!(error, StackError::NoGuard { forced: true, .. }),
-        "{error:?}"
-    );
-    assert!(
-        text.contains("GEVENT_STACK_GUARD demands") && text.contains("MADV_GUARD_INSTALL"),
-        "{text}"
-    );
+    assert!(matches!(error, StackError::NoGuard { forced: true, .. }), "{error:?}");
+    assert!(text.contains("GEVENT_STACK_GUARD demands") && text.contains("MADV_GUARD_INSTALL"), "{text}");
     assert!(text.contains("Invalid argument"), "{text}");
-    assert_eq!(
-        std::io::Error::from(error).kind(),
-        std::io::ErrorKind::Unsupported
-    );
+    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::Unsupported);
 }
 
 fn lock_all_memory(flags: libc::c_int) -> bool {
@@ -637,21 +501,15 @@ fn programs_that_lock_their_memory_get_guards_and_no_gigabyte() {
             continue;
         }
         let after = std::env::var("WHEN").unwrap() == "after";
-        let early: Vec<_> = if after {
-            (0..20).map(|_| take(StackSize::DEFAULT)).collect()
-        } else {
-            Vec::new()
-        };
+        let early: Vec<_> =
+            if after { (0..20).map(|_| take(StackSize::DEFAULT)).collect() } else { Vec::new() };
         if !lock_all_memory(libc::MCL_CURRENT | libc::MCL_FUTURE) {
             return;
         }
         let before = status("VmRSS:");
         let taken: Vec<_> = (0..500).map(|_| take(StackSize::DEFAULT)).collect();
         let probe = FaultProbe::new().unwrap();
-        taken
-            .iter()
-            .chain(&early)
-            .for_each(|stack| assert_guarded(&probe, stack));
+        taken.iter().chain(&early).for_each(|stack| assert_guarded(&probe, stack));
         let grown = status("VmRSS:") - before;
         eprintln!(
             "mlockall {}: {} KiB more, {:?}",
@@ -677,12 +535,7 @@ fn no_descriptors_left_is_a_clear_error_and_passes() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
     let error = GuardedStack::take(StackSize::DEFAULT).unwrap_err();
-    assert_eq!(
-        error,
-        StackError::Probe {
-            os_error: libc::EMFILE
-        }
-    );
+    assert_eq!(error, StackError::Probe { os_error: libc::EMFILE });
     assert!(error.to_string().contains("Too many open files"), "{error}");
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     let first = take(StackSize::DEFAULT);
@@ -690,15 +543,13 @@ fn no_descriptors_left_is_a_clear_error_and_passes() {
     let taken: Vec<_> = (0..200).map(|_| take(StackSize::DEFAULT)).collect();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     let probe = FaultProbe::new().unwrap();
-    taken
-        .iter()
-        .chain([&first])
-        .for_each(|stack| assert_guarded(&probe, stack));
+    taken.iter().chain([&first]).for_each(|stack| assert_guarded(&probe, stack));
 }
 
 #[test]
 fn under_a_limit_of_address_space_segments_shrink_and_then_the_error_names_it() {
-    let test = "greenlet::stack::tests::under_a_limit_of_address_space_segments_shrink_and_then_the_error_names_it";
+    let test =
+        "greenlet::stack::tests::under_a_limit_of_address_space_segments_shrink_and_then_the_error_names_it";
     if !is_child_or_run(test, &[]) {
         return;
     }
@@ -714,27 +565,16 @@ fn under_a_limit_of_address_space_segments_shrink_and_then_the_error_names_it() 
     };
     assert!(taken.len() > 300, "{} stacks in 100 MiB", taken.len());
     let text = error.to_string();
-    assert!(
-        text.contains(&format!("RLIMIT_AS is {} KiB", limit >> 10)),
-        "{text}"
-    );
-    assert_eq!(
-        std::io::Error::from(error).kind(),
-        std::io::ErrorKind::OutOfMemory
-    );
+    assert!(text.contains(&format!("RLIMIT_AS is {} KiB", limit >> 10)), "{text}");
+    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::OutOfMemory);
     let address = top(&taken[5]);
     drop(taken.remove(5));
-    assert_eq!(
-        top(&take(StackSize::DEFAULT)),
-        address,
-        "it goes on with what it has"
-    );
+    assert_eq!(top(&take(StackSize::DEFAULT)), address, "it goes on with what it has");
 }
 
 #[test]
 fn under_a_limit_of_data_chunks_shrink_and_then_the_error_names_it() {
-    let test =
-        "greenlet::stack::tests::under_a_limit_of_data_chunks_shrink_and_then_the_error_names_it";
+    let test = "greenlet::stack::tests::under_a_limit_of_data_chunks_shrink_and_then_the_error_names_it";
     if !is_child_or_run(test, &[]) {
         return;
     }
@@ -750,10 +590,7 @@ fn under_a_limit_of_data_chunks_shrink_and_then_the_error_names_it() {
     };
     assert!(taken.len() > 300, "{} stacks in 100 MiB", taken.len());
     let text = error.to_string();
-    assert!(
-        text.contains(&format!("RLIMIT_DATA is {} KiB", limit >> 10)),
-        "{text}"
-    );
+    assert!(text.contains(&format!("RLIMIT_DATA is {} KiB", limit >> 10)), "{text}");
     let probe = FaultProbe::new().unwrap();
     taken.iter().for_each(|stack| assert_guarded(&probe, stack));
 }
@@ -779,32 +616,17 @@ fn a_hundred_thousand_stacks_need_few_mappings_or_the_error_names_max_map_count(
         let error = outcome.unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, StackError::Mappings { .. }), "{error:?}");
-        assert!(
-            text.contains(&format!("vm.max_map_count is {}", memory::max_map_count())),
-            "{text}"
-        );
-        assert!(
-            taken.len() > memory::max_map_count() / 2 - 1200,
-            "{} stacks",
-            taken.len()
-        );
+        assert!(text.contains(&format!("vm.max_map_count is {}", memory::max_map_count())), "{text}");
+        assert!(taken.len() > memory::max_map_count() / 2 - 1200, "{} stacks", taken.len());
         // The rest of the program still gets what it needs.
-        std::thread::spawn(|| vec![1u8; 1 << 20].len())
-            .join()
-            .unwrap();
+        std::thread::spawn(|| vec![1u8; 1 << 20].len()).join().unwrap();
         return;
     }
     outcome.unwrap();
     let mappings = memory::mappings().unwrap() - before.0;
-    assert!(
-        mappings <= 4 * stack_stats().segments,
-        "{mappings} more mappings"
-    );
+    assert!(mappings <= 4 * stack_stats().segments, "{mappings} more mappings");
     let kib = status("VmRSS:") - before.1;
-    assert!(
-        kib * 1024 / 100_000 <= 5 * 1024,
-        "{kib} KiB for 100,000 stacks"
-    );
+    assert!(kib * 1024 / 100_000 <= 5 * 1024, "{kib} KiB for 100,000 stacks");
 }
 
 #[test]
@@ -848,9 +670,7 @@ fn measure() {
         let claim = per(start, 10_000_000);
         let start = Instant::now();
         for _ in 0..10_000_000 {
-            drop(black_box(GuardedStack::take_claimed(
-                Claim::new(black_box(size)).unwrap(),
-            )));
+            drop(black_box(GuardedStack::take_claimed(Claim::new(black_box(size)).unwrap())));
         }
         let claimed = per(start, 10_000_000);
         let stack = take(size);
@@ -863,21 +683,13 @@ fn measure() {
             "take+drop {take_drop:.2} ns, claim+drop {claim:.2}, claim+take_claimed+drop {claimed:.2}, label {label:.2}"
         );
     }
-    for (stride, count) in [
-        (256 << 10, 100_000),
-        (64 << 10, 1_000_000),
-        (256 << 10, 1_000_000),
-    ] {
+    for (stride, count) in [(256 << 10, 100_000), (64 << 10, 1_000_000), (256 << 10, 1_000_000)] {
         if GuardKind::probed() == Ok(GuardKind::Mprotect) && count > 30_000 {
             println!("(not {count}: mprotect)");
             continue;
         }
         let size = StackSize::new(stride).unwrap();
-        let before = (
-            status("VmRSS:"),
-            status("VmPTE:"),
-            memory::mappings().unwrap(),
-        );
+        let before = (status("VmRSS:"), status("VmPTE:"), memory::mappings().unwrap());
         let mut taken = Vec::with_capacity(count);
         let start = Instant::now();
         taken.extend((0..count).map(|_| take(size)));

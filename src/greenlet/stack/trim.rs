@@ -31,11 +31,7 @@ pub(super) const KEEP_WARM: usize = 1024;
 /// memory until it next goes idle; nothing worse.
 pub(crate) fn trim() -> Option<Duration> {
     with_shelves(|shelves| {
-        if shelves
-            .sizes
-            .iter()
-            .all(|shelf| shelf.dirty.get().is_none())
-        {
+        if shelves.sizes.iter().all(|shelf| shelf.dirty.get().is_none()) {
             return None;
         }
         if !shelves.backlog.get() {
@@ -59,11 +55,7 @@ pub(crate) fn trim() -> Option<Duration> {
         if room == 0 {
             return Some(Duration::ZERO);
         }
-        shelves
-            .sizes
-            .iter()
-            .any(|shelf| shelf.dirty.get().is_some())
-            .then_some(INTERVAL)
+        shelves.sizes.iter().any(|shelf| shelf.dirty.get().is_some()).then_some(INTERVAL)
     })
 }
 
@@ -97,11 +89,7 @@ fn trim_shelf(shelf: &Shelf, newest: u32, room: usize) -> usize {
     let mut count = 0;
     while let Some(slot) = next.filter(|_| count < room.min(BATCH)) {
         next = slot.next();
-        let keep = if shelf.warm.get() < KEEP_WARM {
-            page_size()
-        } else {
-            0
-        };
+        let keep = if shelf.warm.get() < KEEP_WARM { page_size() } else { 0 };
         slot.set_cold(keep == 0);
         if keep != 0 {
             shelf.warm.set(shelf.warm.get() + 1);
