@@ -1,7 +1,9 @@
-//! gevent for Rust.
-#![allow(dead_code)] // the hub, which uses the rest, comes next
+//! gevent for Rust (map to be written)
+#![allow(dead_code)]
 pub(crate) mod greenlet;
+pub mod hub;
 pub(crate) mod sys;
+pub(crate) mod task;
 pub use greenlet::exit::{GreenletExit, LoopExit, Orphan};
 pub use greenlet::generator::{Generator, Step, Yielder};
 pub use greenlet::stack::{GuardKind, StackError, StackSize, StackStats, stack_stats};
@@ -10,3 +12,8 @@ pub use greenlet::{
     AnyGreenlet, Body, Me, ParentError, Payload, RawGreenlet, SwitchError, WaitsFor, WeakGreenlet, current,
     enter, root,
 };
+pub use hub::wait::no_unwind;
+pub use hub::{Hub, HubHandle, signal};
+pub use task::handle::{LinkId, State};
+pub use task::timeout::{Elapsed, timeout};
+pub use task::{Builder, Ended, Greenlet, idle, sleep, spawn, spawn_later, try_spawn, yield_now};

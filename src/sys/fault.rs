@@ -24,10 +24,7 @@ pub(crate) struct Previous {
 
 impl Previous {
     pub(crate) const fn new() -> Previous {
-        Previous {
-            handler: AtomicUsize::new(libc::SIG_DFL),
-            flags: AtomicI32::new(0),
-        }
+        Previous { handler: AtomicUsize::new(libc::SIG_DFL), flags: AtomicI32::new(0) }
     }
 
     fn store(&self, action: &libc::sigaction) {
@@ -76,11 +73,7 @@ impl Previous {
 /// # Safety
 ///
 /// The handler is async-signal-safe, and hands on what is not its own.
-pub(crate) unsafe fn install(
-    signal: c_int,
-    handler: Handler,
-    previous: &Previous,
-) -> io::Result<()> {
+pub(crate) unsafe fn install(signal: c_int, handler: Handler, previous: &Previous) -> io::Result<()> {
     // Asked for and stored first: another thread may fault as soon as ours is installed.
     let old = action(signal, None)?;
     previous.store(&old);
@@ -147,8 +140,7 @@ pub(crate) unsafe fn stack_pointer(context: *const c_void) -> usize {
 pub(crate) fn write_stderr(mut bytes: &[u8]) {
     while !bytes.is_empty() {
         // SAFETY: the slice is valid. write(2) is async-signal-safe.
-        let written =
-            unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+        let written = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
         match written {
             1.. => bytes = &bytes[written as usize..],
             // SAFETY: errno of this thread is always there.
@@ -184,21 +176,14 @@ impl AlternateStack {
         let frame = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
         let room = (frame + 64 * 1024).next_multiple_of(page);
         let base = memory::reserve(page + room)?;
-        let this = AlternateStack {
-            base,
-            len: page + room,
-        };
+        let this = AlternateStack { base, len: page + room };
         // SAFETY: all but the lowest page of our own fresh reservation; that page stays as a guard.
         if let Err(error) = unsafe { memory::open(base + page, room) } {
             // SAFETY: nobody has been told of the range.
             let _ = unsafe { memory::unmap(this.base, this.len) };
             return Err(error);
         }
-        let stack = libc::stack_t {
-            ss_sp: (base + page) as *mut c_void,
-            ss_flags: 0,
-            ss_size: room,
-        };
+        let stack = libc::stack_t { ss_sp: (base + page) as *mut c_void, ss_flags: 0, ss_size: room };
         // SAFETY: the memory is ours and stays mapped until `remove`.
         if unsafe { libc::sigaltstack(&stack, ptr::null_mut()) } == -1 {
             let error = io::Error::last_os_error();
@@ -223,14 +208,9 @@ impl AlternateStack {
     /// Takes it away from the current thread, which must be the one it was made on. If somebody
     /// has put another in its place meanwhile, that one stays.
     pub(crate) fn remove(self) {
-        let ours =
-            |now: libc::stack_t| (self.base..self.base + self.len).contains(&(now.ss_sp as usize));
+        let ours = |now: libc::stack_t| (self.base..self.base + self.len).contains(&(now.ss_sp as usize));
         if Self::present().is_ok_and(ours) {
-            let none = libc::stack_t {
-                ss_sp: ptr::null_mut(),
-                ss_flags: libc::SS_DISABLE,
-                ss_size: 0,
-            };
+            let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
             // SAFETY: disabling needs no memory. It fails only on the stack itself: then we keep it.
             if unsafe { libc::sigaltstack(&none, ptr::null_mut()) } == -1 {
                 return;

@@ -23,20 +23,12 @@ pub(crate) const MAX_RANGES: usize = 1024;
 
 /// Turns the usual "-1 and errno" into a `Result`.
 fn check(result: c_int) -> io::Result<c_int> {
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// [`check`] for the results of `syscall(2)`.
 fn check_long(result: c_long) -> io::Result<c_long> {
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// The size of a page in bytes: a power of two, 4,096 on x86_64, up to 65,536 on aarch64.
@@ -72,11 +64,7 @@ fn map(len: usize, protection: c_int, extra: c_int) -> io::Result<usize> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | extra;
     // SAFETY: without MAP_FIXED the kernel chooses a free place, so no existing memory is touched.
     let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
-    if address == libc::MAP_FAILED {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(address as usize)
-    }
+    if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address as usize) }
 }
 
 /// Takes a mapping away.
@@ -129,16 +117,10 @@ pub(crate) struct Range(libc::iovec);
 
 impl Range {
     /// No range at all, to fill arrays with.
-    pub(crate) const EMPTY: Range = Range(libc::iovec {
-        iov_base: ptr::null_mut(),
-        iov_len: 0,
-    });
+    pub(crate) const EMPTY: Range = Range(libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 });
 
     pub(crate) fn new(address: usize, len: usize) -> Range {
-        Range(libc::iovec {
-            iov_base: address as *mut c_void,
-            iov_len: len,
-        })
+        Range(libc::iovec { iov_base: address as *mut c_void, iov_len: len })
     }
 
     pub(crate) fn address(self) -> usize {
@@ -197,8 +179,7 @@ pub(crate) unsafe fn lock_on_fault_if_locked(address: usize, len: usize) -> io::
     match unsafe { advise(address, len, DONTNEED) } {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             // SAFETY: mlock2 changes no contents.
-            check_long(unsafe { libc::syscall(libc::SYS_mlock2, address, len, MLOCK_ONFAULT) })
-                .map(drop)
+            check_long(unsafe { libc::syscall(libc::SYS_mlock2, address, len, MLOCK_ONFAULT) }).map(drop)
         }
         other => other,
     }
@@ -226,10 +207,7 @@ impl FaultProbe {
         check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) })?;
         // SAFETY: both are new and known to nobody else.
         unsafe {
-            Ok(FaultProbe {
-                reader: OwnedFd::from_raw_fd(fds[0]),
-                writer: OwnedFd::from_raw_fd(fds[1]),
-            })
+            Ok(FaultProbe { reader: OwnedFd::from_raw_fd(fds[0]), writer: OwnedFd::from_raw_fd(fds[1]) })
         }
     }
 
@@ -272,11 +250,7 @@ impl FaultProbe {
 fn faulted(result: isize) -> io::Result<bool> {
     if result == -1 {
         let error = io::Error::last_os_error();
-        if error.raw_os_error() == Some(libc::EFAULT) {
-            Ok(true)
-        } else {
-            Err(error)
-        }
+        if error.raw_os_error() == Some(libc::EFAULT) { Ok(true) } else { Err(error) }
     } else {
         Ok(false)
     }
@@ -339,11 +313,7 @@ impl Userfault {
         let fd = check_long(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?;
         // SAFETY: the kernel has just given us this descriptor; nobody else knows it.
         let this = Userfault(unsafe { OwnedFd::from_raw_fd(fd as c_int) });
-        let mut api = UffdioApi {
-            api: UFFD_API,
-            features: UFFD_FEATURE_POISON,
-            ioctls: 0,
-        };
+        let mut api = UffdioApi { api: UFFD_API, features: UFFD_FEATURE_POISON, ioctls: 0 };
         // SAFETY: the number belongs to this struct; it changes nothing but the struct.
         unsafe { this.ioctl(UFFDIO_API, &mut api)? };
         Ok(this)
@@ -356,15 +326,8 @@ impl Userfault {
     /// The range lies in an open mapping of this module, and nobody touches it until
     /// [`unregister`](Userfault::unregister): a thread that did would wait for ever.
     pub(crate) unsafe fn register(&self, start: usize, len: usize) -> io::Result<()> {
-        let range = UffdioRange {
-            start: start as u64,
-            len: len as u64,
-        };
-        let mut register = UffdioRegister {
-            range,
-            mode: UFFDIO_REGISTER_MODE_MISSING,
-            ioctls: 0,
-        };
+        let range = UffdioRange { start: start as u64, len: len as u64 };
+        let mut register = UffdioRegister { range, mode: UFFDIO_REGISTER_MODE_MISSING, ioctls: 0 };
         // SAFETY: the number belongs to this struct, and the caller keeps everybody off the range.
         unsafe { self.ioctl(UFFDIO_REGISTER, &mut register) }
     }
@@ -375,30 +338,16 @@ impl Userfault {
     ///
     /// The range is registered, and nobody uses it.
     pub(crate) unsafe fn poison(&self, start: usize, len: usize) -> io::Result<()> {
-        let range = UffdioRange {
-            start: start as u64,
-            len: len as u64,
-        };
-        let mut poison = UffdioPoison {
-            range,
-            mode: 0,
-            updated: 0,
-        };
+        let range = UffdioRange { start: start as u64, len: len as u64 };
+        let mut poison = UffdioPoison { range, mode: 0, updated: 0 };
         // SAFETY: the number belongs to this struct, and the caller answers for the range.
         unsafe { self.ioctl(UFFDIO_POISON, &mut poison)? };
-        if poison.updated == len as i64 {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(libc::EAGAIN))
-        }
+        if poison.updated == len as i64 { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EAGAIN)) }
     }
 
     /// Takes the range out again; its poison stays.
     pub(crate) fn unregister(&self, start: usize, len: usize) -> io::Result<()> {
-        let mut range = UffdioRange {
-            start: start as u64,
-            len: len as u64,
-        };
+        let mut range = UffdioRange { start: start as u64, len: len as u64 };
         // SAFETY: the number belongs to this struct; unregistering leaves all contents alone.
         unsafe { self.ioctl(UFFDIO_UNREGISTER, &mut range) }
     }
@@ -408,8 +357,7 @@ impl Userfault {
     /// `T` is the type that `request` reads and writes, and what it does to memory is allowed.
     unsafe fn ioctl<T>(&self, request: u64, argument: &mut T) -> io::Result<()> {
         // SAFETY: the caller pairs the request with its type; the reference is valid for the call.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, &raw mut *argument) })
-            .map(drop)
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, &raw mut *argument) }).map(drop)
     }
 }
 

@@ -4,10 +4,12 @@
 //! [`std::io::Error`] in one place ([`check`]). What never comes in: policy. Nothing here retries,
 //! waits on its own account, logs, or knows what a greenlet is.
 
+pub(crate) mod epoll;
 pub(crate) mod errno;
 pub(crate) mod fault;
 pub(crate) mod hooks;
 pub(crate) mod memory;
+pub(crate) mod time;
 
 use std::io;
 

@@ -1,0 +1,220 @@
+//! The loop: who runs next, when to look at timers and descriptors, when to wait, and `LoopExit`.
+//!
+//! While greenlets are ready the hub looks up after every so many switches: `stride`, which it
+//! doubles while a stride takes less than a quarter of [`PERIOD`] and halves when it takes more, so
+//! that short runs do not pay for a clock and long ones do not hold up timers. When none is ready it
+//! looks, then waits in epoll until the next timer, for ever if there is none. It never ticks.
+
+use super::remote::Message;
+use super::waiter::{self, GRANTED, TIMED_OUT};
+use super::{Due, Inner, existing, make_ready, site_of, spawn, wait};
+use crate::greenlet::block::{Arrival, BlockRef, Pending, State};
+use crate::greenlet::exit::{LoopExit, TimeoutRaised};
+use crate::greenlet::{driver, stack};
+use crate::sys;
+
+/// Timers and descriptors are looked at at least this often, in nanoseconds, as far as greenlets
+/// give the thread back.
+const PERIOD: u64 = 5_000_000;
+
+/// Names the greenlet that runs next, waiting until there is one. Called by the driver, on the
+/// root's stack.
+pub(super) fn pick() -> BlockRef {
+    let hub = existing().expect("the hooks are set with the hub");
+    loop {
+        let left = hub.left.get();
+        if left == 0 || hub.shared.has_news() {
+            hub.look();
+        } else {
+            hub.left.set(left - 1);
+        }
+        if let Some(block) = hub.pop() {
+            return block;
+        }
+        hub.rest();
+    }
+}
+
+impl Inner {
+    #[inline]
+    fn pop(&self) -> Option<BlockRef> {
+        let mut ready = self.ready.borrow_mut();
+        loop {
+            let len = ready.len();
+            if len == 0 {
+                return None;
+            }
+            let at = self.scheduler.borrow_mut().pick(len);
+            let block = if at == 0 { ready.pop_front() } else { ready.remove(at) }?;
+            block.sched.queued.set(false);
+            self.budget.set(self.budget_full);
+            match block.state.get() {
+                // Ended, or was switched to by hand, while it was in the queue.
+                State::Dead | State::Switched | State::Current => {}
+                State::Parked | State::Unstarted => return Some(block),
+            }
+        }
+    }
+
+    /// Makes ready whatever has become due: timers, descriptors, messages, signals.
+    #[cold]
+    #[inline(never)]
+    fn look(&self) {
+        let now = self.clock.now();
+        let took = now - self.now.replace(now);
+        let stride = self.stride.get();
+        let next = if took < PERIOD / 4 { stride.saturating_mul(2) } else { (stride / 2).max(1) };
+        self.stride.set(next.min(self.most_switches));
+        self.left.set(self.stride.get());
+        if self.shared.has_news() {
+            self.read_news();
+        }
+        if self.poller.is_used() {
+            self.poll(Some(0));
+        }
+        self.fire(now);
+    }
+
+    fn poll(&self, timeout: Option<u64>) {
+        match self.poller.poll(timeout) {
+            Ok(woken) => self.shared.wake_up(woken),
+            Err(error) => {
+                // The hub's own epoll is gone: somebody closed a descriptor that is not theirs.
+                crate::greenlet::exit::report(&format!(
+                    "hub {} of thread {} cannot wait for events any more: {error}; has its descriptor been closed?",
+                    self.shared.id, self.shared.thread
+                ));
+                std::process::abort();
+            }
+        }
+    }
+
+    fn fire(&self, now: u64) {
+        loop {
+            let due = self.timers.borrow_mut().pop_due(now);
+            match due {
+                None => return,
+                Some((_, Due::Wake(waiter))) => {
+                    waiter.wake();
+                }
+                Some((_, Due::Expire(waiter))) => {
+                    if waiter::end(waiter.block(), Some(waiter.epoch()), TIMED_OUT) {
+                        make_ready(waiter.block().clone());
+                    }
+                }
+                Some((_, Due::Start(id))) => {
+                    let block = self.later.borrow_mut().remove(&id);
+                    if let Some(block) = block {
+                        make_ready(block);
+                    }
+                }
+                Some((_, Due::Timeout { block, id })) => {
+                    if let Some(block) = BlockRef::upgrade(&block) {
+                        let payload = Box::new(TimeoutRaised(id));
+                        wait::interrupt(self, &block, Pending { timeout: id, payload });
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_news(&self) {
+        let (messages, signals) = self.shared.take();
+        for message in messages {
+            match message {
+                Message::Granted { id, epoch } => {
+                    let block = self.sharing.borrow().get(&id).cloned();
+                    if let Some(block) = block {
+                        if waiter::is_epoch(&block, epoch) && waiter::state(&block) == GRANTED {
+                            make_ready(block);
+                        }
+                    }
+                }
+                Message::Spawn { run, name, site } => spawn::from_remote(self, run, name, site),
+                Message::Closed { fd } => self.poller.closed(fd),
+                Message::Kill { id } => {
+                    let block =
+                        driver::live().into_iter().chain(self.unstarted()).find(|block| block.id == id);
+                    if let Some(block) = block {
+                        wait::interrupt(self, &block, Pending { timeout: 0, payload: wait::kill_payload() });
+                    }
+                }
+            }
+        }
+        if signals != 0 {
+            self.raise_signals(signals);
+        }
+    }
+
+    /// Nothing is ready: looks, runs the idle, waits, or finds that there is nothing to wait for.
+    #[cold]
+    #[inline(never)]
+    fn rest(&self) {
+        self.look();
+        if !self.ready.borrow().is_empty() {
+            return;
+        }
+        let idle = self.idle.borrow_mut().pop_front();
+        if let Some(block) = idle {
+            make_ready(block);
+            return;
+        }
+        let next = self.timers.borrow_mut().next_deadline();
+        if let super::AnyClock::Virtual(clock) = &self.clock {
+            // It has just looked at the descriptors: what is there already came first.
+            if let Some(next) = next {
+                clock.set(clock.get().max(next));
+                self.now.set(clock.get());
+                self.fire(clock.get());
+                return;
+            }
+        }
+        if next.is_none() && self.nothing_can_happen() {
+            self.loop_exit();
+            return;
+        }
+        stack::trim();
+        let timeout = next.map(|next| next.saturating_sub(self.clock.now()));
+        if timeout == Some(0) || !self.shared.fall_asleep() {
+            return;
+        }
+        self.poll(timeout);
+        self.left.set(0);
+    }
+
+    /// Whether a wait would be for ever. Other threads are counted last: it takes a system call.
+    fn nothing_can_happen(&self) -> bool {
+        self.poller.waiting() == 0
+            && self.operations.get() == 0
+            && !self.signals.borrow().holds()
+            && (self.isolated || sys::thread_count() == 1)
+    }
+
+    #[cold]
+    fn loop_exit(&self) {
+        let mut lines = String::new();
+        for block in driver::live() {
+            lines.push_str(&format!(
+                "  {} waits for {}, spawned at {}\n",
+                block.describe(),
+                what(&block),
+                site_of(block.site)
+            ));
+        }
+        let root = driver::root();
+        lines.push_str(&format!("  {} waits for {}\n", root.describe(), what(&root)));
+        root.arrive(Arrival::LoopExit(LoopExit::new(lines)));
+        waiter::end(&root, None, waiter::CANCELLED);
+        if root.state.get() == State::Switched {
+            root.state.set(State::Parked);
+        }
+        make_ready(root);
+    }
+}
+
+fn what(block: &BlockRef) -> String {
+    match block.state.get() {
+        State::Switched => "a switch".to_owned(),
+        _ => block.sched.waits_for.get().to_string(),
+    }
+}
