@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 pub(crate) mod greenlet;
 pub mod hub;
+pub(crate) mod io;
 pub(crate) mod sys;
 pub(crate) mod task;
 pub use greenlet::exit::{GreenletExit, LoopExit, Orphan};

@@ -9,6 +9,7 @@ pub(crate) mod errno;
 pub(crate) mod fault;
 pub(crate) mod hooks;
 pub(crate) mod memory;
+pub(crate) mod poll;
 pub(crate) mod time;
 
 use std::io;
