@@ -44,6 +44,17 @@ impl GuardKind {
     /// # Errors
     ///
     /// No kind works, or not the demanded one; or it could not be tried, for want of descriptors say.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// match gevent::GuardKind::probed() {
+    ///     Ok(kind) => println!("stacks are guarded by {kind}"),
+    ///     Err(error) => println!("greenlets cannot run here: {error}"),
+    /// }
+    /// # gevent::GuardKind::probed()?;
+    /// # Ok::<(), gevent::StackError>(())
+    /// ```
     pub fn probed() -> Result<GuardKind, StackError> {
         choice().map(|choice| choice.kind)
     }

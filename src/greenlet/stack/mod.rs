@@ -111,6 +111,20 @@ impl StackSize {
     /// # Errors
     ///
     /// [`StackError::Size`] if `bytes` is 0 or more than 64 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gevent::StackSize;
+    ///
+    /// let size = StackSize::new(300_000)?;
+    /// assert_eq!(size.bytes(), 512 * 1024);
+    /// assert_eq!(size.usable(), size.bytes() - size.guard());
+    ///
+    /// let error = StackSize::new(0).unwrap_err();
+    /// assert!(error.to_string().starts_with("a stack size of 0 bytes is out of range"));
+    /// # Ok::<(), gevent::StackError>(())
+    /// ```
     pub fn new(bytes: usize) -> Result<StackSize, StackError> {
         if bytes == 0 || bytes > Self::MAX.bytes() {
             return Err(StackError::Size { bytes });

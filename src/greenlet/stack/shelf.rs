@@ -217,15 +217,15 @@ pub(super) fn hook_thread_end() {
 }
 
 /// Gives the current thread's free slots, save those promised to claims, to the process, for other
-/// threads to use, with their memory given back to the kernel. What is given back on this thread from now on takes the same way.
+/// threads to use, and their memory to the kernel.
 ///
-/// Called by itself when a thread ends; calling it earlier does no harm.
+/// Done by itself when a thread ends. Earlier, it is for a thread that will need no stacks for a while;
+/// it does no harm if the thread then does.
 pub(crate) fn thread_exit() {
     with_shelves(|shelves| {
-        if shelves.sizes.iter().all(|shelf| shelf.owned.get() == 0) {
+        if shelves.sizes.iter().all(|shelf| shelf.free.get() == 0) {
             return;
         }
-        shelves.ended.set(true);
         super::trim::trim_all(shelves);
         let mut pool = Pool::lock();
         for (shelf, returned) in shelves.sizes.iter().zip(&mut pool.sizes) {
@@ -239,9 +239,12 @@ pub(crate) fn thread_exit() {
 }
 
 extern "C" fn at_thread_end(_: *mut c_void) {
+    // What is given back on this thread from now on goes to the process at once.
+    with_shelves(|shelves| shelves.ended.set(true));
     thread_exit();
     super::overflow::disarm_thread();
 }
+
 /// How the pool of stacks stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -267,6 +270,14 @@ pub struct StackStats {
 }
 
 /// Counts the stacks of the process and of the current thread, all sizes together.
+///
+/// # Examples
+///
+/// ```
+/// let stats = gevent::stack_stats();
+/// assert!(stats.slots >= stats.slots_in_use + stats.slots_free + stats.slots_shared);
+/// println!("{} stacks in {} segments", stats.slots, stats.segments);
+/// ```
 pub fn stack_stats() -> StackStats {
     let guard = GuardKind::probed().ok();
     let pool = Pool::lock();

@@ -49,7 +49,7 @@ pub(super) struct PoolOfSize {
     /// The segment that chunks are opened in.
     segment: Option<&'static Segment>,
     /// How many of its slots have been opened (or given up).
-    opened: usize,
+    pub(super) opened: usize,
     /// What ended threads gave back.
     returned: Option<SlotRef>,
     pub(super) returned_count: usize,
