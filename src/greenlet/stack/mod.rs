@@ -55,6 +55,8 @@ mod slot;
 mod trim;
 
 #[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
 mod overflow_tests;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@
 //!
 //! This file is the part behind the lock; the lists are in [`shelf`](super::shelf), slots and segments
 //! in [`slot`](super::slot).
+
 use std::cell::{Cell, UnsafeCell};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
@@ -116,8 +117,8 @@ impl Pool {
         let (segment, first) = self.room(size)?;
         let mut count = wanted.min(segment.slots - first).min((LARGEST_CHUNK_BYTES / size.bytes()).max(1));
         loop {
-            // Should mprotect be the kind after all (a fallback), the last chunks hit the limit itself.
-            if choice.kind() == GuardKind::Mprotect {
+            // Also where it is what other kinds had to fall back to.
+            if choice.kind() == GuardKind::Mprotect || self.mprotected > 0 {
                 count = count.min(self.mprotect_room()?);
             }
             let chunk = Chunk { base: segment.base + first * size.bytes(), count, size };
