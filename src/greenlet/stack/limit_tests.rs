@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::sys::memory::{self, FaultProbe, page_size};
+use crate::sys::memory::{self, FaultProbe};
 
 use super::tests::{
     assert_guarded, in_child, is_child_or_run, status, take, top, touch, untested, working_kinds,

@@ -3,11 +3,9 @@
 //! Tests that need a process to themselves run again as a child: see [`in_child`].
 
 use std::collections::HashSet;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
 use corosensei::stack::Stack;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::sys::memory::{self, FaultProbe, page_size};
 
