@@ -14,10 +14,7 @@ use super::{Claim, GuardKind, GuardedStack, StackError, StackSize, stack_stats, 
 #[test]
 fn every_kind_of_guard_that_the_kernel_has_guards() {
     let working: Vec<_> = working_kinds().collect();
-    assert!(
-        working.contains(&(GuardKind::Mprotect, "mprotect")),
-        "mprotect works everywhere"
-    );
+    assert!(working.contains(&(GuardKind::Mprotect, "mprotect")), "mprotect works everywhere");
     let chosen = GuardKind::probed().unwrap();
     if std::env::var_os("GEVENT_STACK_GUARD").is_none() {
         assert_eq!(chosen, working[0].0, "the first that works");
@@ -29,13 +26,7 @@ fn stacks_of_every_kind_of_guard_are_guarded() {
     let test = "greenlet::stack::limit_tests::stacks_of_every_kind_of_guard_are_guarded";
     if !in_child(test) {
         for (kind, value) in working_kinds() {
-            is_child_or_run(
-                test,
-                &[
-                    ("GEVENT_STACK_GUARD", value),
-                    ("EXPECTED", &format!("{kind:?}")),
-                ],
-            );
+            is_child_or_run(test, &[("GEVENT_STACK_GUARD", value), ("EXPECTED", &format!("{kind:?}"))]);
         }
         return;
     }
@@ -48,14 +39,7 @@ fn stacks_of_every_kind_of_guard_are_guarded() {
     taken.iter().for_each(|stack| assert_guarded(&probe, stack));
     let stats = stack_stats();
     assert_eq!((stats.guard, stats.slots_in_use), (Some(kind), 3505));
-    assert_eq!(
-        stats.slots_mprotected,
-        if kind == GuardKind::Mprotect {
-            stats.slots
-        } else {
-            0
-        }
-    );
+    assert_eq!(stats.slots_mprotected, if kind == GuardKind::Mprotect { stats.slots } else { 0 });
     // And they still are when their memory was given back, and in a child.
     let watched: Vec<_> = taken.drain(..10).collect();
     drop(taken);
@@ -63,16 +47,8 @@ fn stacks_of_every_kind_of_guard_are_guarded() {
         std::thread::sleep(wait);
     }
     let taken: Vec<_> = (0..2000).map(|_| take(StackSize::DEFAULT)).collect();
-    taken
-        .iter()
-        .chain(&watched)
-        .for_each(|stack| assert_guarded(&probe, stack));
-    in_fork(|| {
-        taken
-            .iter()
-            .chain(&watched)
-            .for_each(|stack| assert_guarded(&probe, stack))
-    });
+    taken.iter().chain(&watched).for_each(|stack| assert_guarded(&probe, stack));
+    in_fork(|| taken.iter().chain(&watched).for_each(|stack| assert_guarded(&probe, stack)));
 }
 
 /// Runs `f` in a forked child, and panics unless it returns there within ten seconds.
@@ -95,20 +71,14 @@ fn in_fork(f: impl FnOnce()) {
             let mut status = 0;
             // SAFETY: our own child.
             assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-            assert_eq!(
-                status,
-                0,
-                "{:?}",
-                std::process::ExitStatus::from_raw(status)
-            );
+            assert_eq!(status, 0, "{:?}", std::process::ExitStatus::from_raw(status));
         }
     }
 }
 
 #[test]
 fn a_forked_child_can_grow_the_pool_whatever_other_threads_do() {
-    let test =
-        "greenlet::stack::limit_tests::a_forked_child_can_grow_the_pool_whatever_other_threads_do";
+    let test = "greenlet::stack::limit_tests::a_forked_child_can_grow_the_pool_whatever_other_threads_do";
     if !is_child_or_run(test, &[]) {
         return;
     }
@@ -127,10 +97,7 @@ fn a_forked_child_can_grow_the_pool_whatever_other_threads_do() {
             in_fork(|| {
                 let taken: Vec<_> = (0..40).map(|_| take(size)).collect();
                 let probe = FaultProbe::new().unwrap();
-                taken
-                    .iter()
-                    .chain([&mine])
-                    .for_each(|stack| assert_guarded(&probe, stack));
+                taken.iter().chain([&mine]).for_each(|stack| assert_guarded(&probe, stack));
             });
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -139,29 +106,19 @@ fn a_forked_child_can_grow_the_pool_whatever_other_threads_do() {
 
 #[test]
 fn a_guard_that_is_demanded_but_unknown_is_a_clear_error() {
-    let test =
-        "greenlet::stack::limit_tests::a_guard_that_is_demanded_but_unknown_is_a_clear_error";
+    let test = "greenlet::stack::limit_tests::a_guard_that_is_demanded_but_unknown_is_a_clear_error";
     if !is_child_or_run(test, &[("GEVENT_STACK_GUARD", "none")]) {
         return;
     }
     let error = GuardedStack::take(StackSize::DEFAULT).unwrap_err();
-    assert_eq!(
-        error,
-        StackError::GuardSetting {
-            value: "none".into()
-        }
-    );
-    assert_eq!(
-        error.to_string(),
-        "GEVENT_STACK_GUARD is \"none\"; it can be install, userfault or mprotect"
-    );
+    assert_eq!(error, StackError::GuardSetting { value: "none".into() });
+    assert_eq!(error.to_string(), "GEVENT_STACK_GUARD is \"none\"; it can be install, userfault or mprotect");
     assert_eq!(GuardKind::probed().unwrap_err(), error);
 }
 
 #[test]
 fn a_guard_that_is_demanded_but_does_not_work_is_a_clear_error() {
-    let test =
-        "greenlet::stack::limit_tests::a_guard_that_is_demanded_but_does_not_work_is_a_clear_error";
+    let test = "greenlet::stack::limit_tests::a_guard_that_is_demanded_but_does_not_work_is_a_clear_error";
     if !is_child_or_run(test, &[("GEVENT_STACK_GUARD", "install")]) {
         return;
     }
@@ -171,19 +128,10 @@ fn a_guard_that_is_demanded_but_does_not_work_is_a_clear_error() {
     }
     let error = GuardedStack::take(StackSize::DEFAULT).unwrap_err();
     let text = error.to_string();
-    assert!(
-        matches!(error, StackError::NoGuard { forced: true, .. }),
-        "{error:?}"
-    );
-    assert!(
-        text.contains("GEVENT_STACK_GUARD demands") && text.contains("MADV_GUARD_INSTALL"),
-        "{text}"
-    );
+    assert!(matches!(error, StackError::NoGuard { forced: true, .. }), "{error:?}");
+    assert!(text.contains("GEVENT_STACK_GUARD demands") && text.contains("MADV_GUARD_INSTALL"), "{text}");
     assert!(text.contains("Invalid argument"), "{text}");
-    assert_eq!(
-        std::io::Error::from(error).kind(),
-        std::io::ErrorKind::Unsupported
-    );
+    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::Unsupported);
 }
 
 fn lock_all_memory(flags: libc::c_int) -> bool {
@@ -197,28 +145,21 @@ fn lock_all_memory(flags: libc::c_int) -> bool {
 
 #[test]
 fn programs_that_lock_their_memory_get_guards_and_no_gigabyte() {
-    let test =
-        "greenlet::stack::limit_tests::programs_that_lock_their_memory_get_guards_and_no_gigabyte";
+    let test = "greenlet::stack::limit_tests::programs_that_lock_their_memory_get_guards_and_no_gigabyte";
     for when in ["before", "after"] {
         if !is_child_or_run(test, &[("WHEN", when)]) {
             continue;
         }
         let after = std::env::var("WHEN").unwrap() == "after";
-        let early: Vec<_> = if after {
-            (0..20).map(|_| take(StackSize::DEFAULT)).collect()
-        } else {
-            Vec::new()
-        };
+        let early: Vec<_> =
+            if after { (0..20).map(|_| take(StackSize::DEFAULT)).collect() } else { Vec::new() };
         if !lock_all_memory(libc::MCL_CURRENT | libc::MCL_FUTURE) {
             return;
         }
         let before = status("VmRSS:");
         let taken: Vec<_> = (0..500).map(|_| take(StackSize::DEFAULT)).collect();
         let probe = FaultProbe::new().unwrap();
-        taken
-            .iter()
-            .chain(&early)
-            .for_each(|stack| assert_guarded(&probe, stack));
+        taken.iter().chain(&early).for_each(|stack| assert_guarded(&probe, stack));
         let grown = status("VmRSS:") - before;
         eprintln!(
             "mlockall {}: {} KiB more, {:?}",
@@ -244,12 +185,7 @@ fn no_descriptors_left_is_a_clear_error_and_passes() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
     let error = GuardedStack::take(StackSize::DEFAULT).unwrap_err();
-    assert_eq!(
-        error,
-        StackError::Probe {
-            os_error: libc::EMFILE
-        }
-    );
+    assert_eq!(error, StackError::Probe { os_error: libc::EMFILE });
     assert!(error.to_string().contains("Too many open files"), "{error}");
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     let first = take(StackSize::DEFAULT);
@@ -257,10 +193,7 @@ fn no_descriptors_left_is_a_clear_error_and_passes() {
     let taken: Vec<_> = (0..200).map(|_| take(StackSize::DEFAULT)).collect();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     let probe = FaultProbe::new().unwrap();
-    taken
-        .iter()
-        .chain([&first])
-        .for_each(|stack| assert_guarded(&probe, stack));
+    taken.iter().chain([&first]).for_each(|stack| assert_guarded(&probe, stack));
 }
 
 #[test]
@@ -281,26 +214,17 @@ fn under_a_limit_of_address_space_segments_shrink_and_then_the_error_names_it() 
     };
     assert!(taken.len() > 300, "{} stacks in 100 MiB", taken.len());
     let text = error.to_string();
-    assert!(
-        text.contains(&format!("RLIMIT_AS is {} KiB", limit >> 10)),
-        "{text}"
-    );
-    assert_eq!(
-        std::io::Error::from(error).kind(),
-        std::io::ErrorKind::OutOfMemory
-    );
+    assert!(text.contains(&format!("RLIMIT_AS is {} KiB", limit >> 10)), "{text}");
+    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::OutOfMemory);
     let address = top(&taken[5]);
     drop(taken.remove(5));
-    assert_eq!(
-        top(&take(StackSize::DEFAULT)),
-        address,
-        "it goes on with what it has"
-    );
+    assert_eq!(top(&take(StackSize::DEFAULT)), address, "it goes on with what it has");
 }
 
 #[test]
 fn under_a_limit_of_data_chunks_shrink_and_then_the_error_names_it() {
-    let test = "greenlet::stack::limit_tests::under_a_limit_of_data_chunks_shrink_and_then_the_error_names_it";
+    let test =
+        "greenlet::stack::limit_tests::under_a_limit_of_data_chunks_shrink_and_then_the_error_names_it";
     if !is_child_or_run(test, &[]) {
         return;
     }
@@ -316,10 +240,7 @@ fn under_a_limit_of_data_chunks_shrink_and_then_the_error_names_it() {
     };
     assert!(taken.len() > 300, "{} stacks in 100 MiB", taken.len());
     let text = error.to_string();
-    assert!(
-        text.contains(&format!("RLIMIT_DATA is {} KiB", limit >> 10)),
-        "{text}"
-    );
+    assert!(text.contains(&format!("RLIMIT_DATA is {} KiB", limit >> 10)), "{text}");
     let probe = FaultProbe::new().unwrap();
     taken.iter().for_each(|stack| assert_guarded(&probe, stack));
 }
@@ -345,32 +266,17 @@ fn a_hundred_thousand_stacks_need_few_mappings_or_the_error_names_max_map_count(
         let error = outcome.unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, StackError::Mappings { .. }), "{error:?}");
-        assert!(
-            text.contains(&format!("vm.max_map_count is {}", memory::max_map_count())),
-            "{text}"
-        );
-        assert!(
-            taken.len() > memory::max_map_count() / 2 - 1200,
-            "{} stacks",
-            taken.len()
-        );
+        assert!(text.contains(&format!("vm.max_map_count is {}", memory::max_map_count())), "{text}");
+        assert!(taken.len() > memory::max_map_count() / 2 - 1200, "{} stacks", taken.len());
         // The rest of the program still gets what it needs.
-        std::thread::spawn(|| vec![1u8; 1 << 20].len())
-            .join()
-            .unwrap();
+        std::thread::spawn(|| vec![1u8; 1 << 20].len()).join().unwrap();
         return;
     }
     outcome.unwrap();
     let mappings = memory::mappings().unwrap() - before.0;
-    assert!(
-        mappings <= 4 * stack_stats().segments,
-        "{mappings} more mappings"
-    );
+    assert!(mappings <= 4 * stack_stats().segments, "{mappings} more mappings");
     let kib = status("VmRSS:") - before.1;
-    assert!(
-        kib * 1024 / 100_000 <= 5 * 1024,
-        "{kib} KiB for 100,000 stacks"
-    );
+    assert!(kib * 1024 / 100_000 <= 5 * 1024, "{kib} KiB for 100,000 stacks");
 }
 
 #[test]
@@ -414,9 +320,7 @@ fn measure() {
         let claim = per(start, 10_000_000);
         let start = Instant::now();
         for _ in 0..10_000_000 {
-            drop(black_box(GuardedStack::take_claimed(
-                Claim::new(black_box(size)).unwrap(),
-            )));
+            drop(black_box(GuardedStack::take_claimed(Claim::new(black_box(size)).unwrap())));
         }
         let claimed = per(start, 10_000_000);
         let stack = take(size);
@@ -429,19 +333,11 @@ fn measure() {
             "take+drop {take_drop:.2} ns, claim+drop {claim:.2}, claim+take_claimed+drop {claimed:.2}, label {label:.2}"
         );
     }
-    for (stride, count) in [
-        (256 << 10, 100_000),
-        (64 << 10, 1_000_000),
-        (256 << 10, 1_000_000),
-    ] {
+    for (stride, count) in [(256 << 10, 100_000), (64 << 10, 1_000_000), (256 << 10, 1_000_000)] {
         let mprotect = GuardKind::probed() == Ok(GuardKind::Mprotect);
         let count = if mprotect { 10_000 } else { count };
         let size = StackSize::new(stride).unwrap();
-        let before = (
-            status("VmRSS:"),
-            status("VmPTE:"),
-            memory::mappings().unwrap(),
-        );
+        let before = (status("VmRSS:"), status("VmPTE:"), memory::mappings().unwrap());
         let mut taken = Vec::with_capacity(count);
         let start = Instant::now();
         taken.extend((0..count).map(|_| take(size)));

@@ -151,11 +151,7 @@ fn the_label_of_an_earlier_greenlet_is_not_shown() {
         coroutine.resume(());
         return;
     }
-    assert_dies(
-        &child(test, &[], "2"),
-        SIGABRT,
-        "\ngreenlet (id 0) has overflowed its stack of ",
-    );
+    assert_dies(&child(test, &[], "2"), SIGABRT, "\ngreenlet (id 0) has overflowed its stack of ");
 }
 
 #[test]
@@ -166,26 +162,11 @@ fn a_long_name_is_cut_between_characters() {
         return overflow(StackSize::DEFAULT, 3, &name);
     }
     for (name, shown) in [
-        (
-            "größere Straße zu allen Verbindungen",
-            "größere Straße zu allen Ver…",
-        ),
-        (
-            "größere Straßen zur großen Österreicherin",
-            "größere Straßen zur großen…",
-        ),
-        (
-            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaäöü",
-            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa…",
-        ),
-        (
-            "thirty-three bytes are not cut off",
-            "thirty-three bytes are not cut…",
-        ),
-        (
-            "thirty-three bytes, not cut off!!",
-            "thirty-three bytes, not cut off!!",
-        ),
+        ("größere Straße zu allen Verbindungen", "größere Straße zu allen Ver…"),
+        ("größere Straßen zur großen Österreicherin", "größere Straßen zur großen…"),
+        ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaäöü", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa…"),
+        ("thirty-three bytes are not cut off", "thirty-three bytes are not cut…"),
+        ("thirty-three bytes, not cut off!!", "thirty-three bytes, not cut off!!"),
     ] {
         let report = format!("\ngreenlet '{shown}' (id 3) has overflowed its stack of ");
         assert_dies(&child(test, &[("NAME", name)], "2"), SIGABRT, &report);

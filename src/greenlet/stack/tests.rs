@@ -12,11 +12,8 @@ use crate::sys::memory::{self, FaultProbe, page_size};
 use super::guard::probe;
 use super::{Claim, GuardKind, GuardedStack, StackError, StackSize, stack_stats, thread_exit, trim};
 
-pub(super) const KINDS: [(GuardKind, &str); 3] = [
-    (GuardKind::Install, "install"),
-    (GuardKind::UserFault, "userfault"),
-    (GuardKind::Mprotect, "mprotect"),
-];
+pub(super) const KINDS: [(GuardKind, &str); 3] =
+    [(GuardKind::Install, "install"), (GuardKind::UserFault, "userfault"), (GuardKind::Mprotect, "mprotect")];
 
 /// Runs the test of this name again in a process of its own, where [`in_child`] says so.
 pub(super) fn child(test: &str, settings: &[(&str, &str)], threads: &str) -> Output {
@@ -52,15 +49,13 @@ pub(super) fn untested(what: &str, why: &str) {
 
 /// The kinds that work here; the others are named loudly.
 pub(super) fn working_kinds() -> impl Iterator<Item = (GuardKind, &'static str)> {
-    KINDS
-        .into_iter()
-        .filter(|(kind, _)| match probe(*kind).unwrap() {
-            Ok(()) => true,
-            Err(why) => {
-                untested(&format!("stack guards by {kind}"), &why);
-                false
-            }
-        })
+    KINDS.into_iter().filter(|(kind, _)| match probe(*kind).unwrap() {
+        Ok(()) => true,
+        Err(why) => {
+            untested(&format!("stack guards by {kind}"), &why);
+            false
+        }
+    })
 }
 
 pub(super) fn take(size: StackSize) -> GuardedStack {
@@ -304,9 +299,7 @@ fn a_thread_that_ends_leaves_its_stacks_to_others() {
         std::thread::spawn(move || {
             let taken: Vec<_> = (0..count).map(|_| take(size)).collect();
             let left: usize = taken.iter().map(resident_pages).sum();
-            taken
-                .iter()
-                .for_each(|stack| touch(stack, 10 * page_size()));
+            taken.iter().for_each(|stack| touch(stack, 10 * page_size()));
             (taken.iter().map(top).collect::<HashSet<_>>(), left)
         })
         .join()
@@ -359,10 +352,7 @@ fn stacks_dropped_by_late_destructors_of_a_thread_come_back() {
         (here.opened, here.returned_count)
     };
     let (opened, returned) = run(false);
-    assert!(
-        opened >= 4 && opened == returned,
-        "{opened} opened, {returned} came back"
-    );
+    assert!(opened >= 4 && opened == returned, "{opened} opened, {returned} came back");
     for turn in 0..20 {
         assert_eq!(run(turn % 2 == 0), (opened, returned));
     }
@@ -376,11 +366,7 @@ fn a_thread_may_go_on_after_giving_its_stacks_away() {
         let claim = Claim::new(size).unwrap();
         thread_exit();
         let stats = stack_stats();
-        assert_eq!(
-            (stats.slots_free, stats.slots_claimed),
-            (1, 1),
-            "the claimed one stays"
-        );
+        assert_eq!((stats.slots_free, stats.slots_claimed), (1, 1), "the claimed one stays");
         drop(GuardedStack::take_claimed(claim));
         assert_eq!(stack_stats().slots_free, 1);
         let mine = (0..100).map(|_| take(size)).collect::<Vec<_>>();
