@@ -12,6 +12,9 @@
 //! What never comes in: switching (that is [`super::driver`]) and any knowledge of the hub, which
 //! merely gets a few words of room ([`Sched`]) so that it need not look its own data up.
 //!
+//! `unsafe` here is the counting: a block is reached at each switch, and an `Rc` would put its counts
+//! into a cache line of their own.
+//!
 //! A block whose greenlet is suspended is never freed: [`BlockRef`]'s `Drop` sees that it holds the
 //! last reference and hands the greenlet to [`super::driver::last_reference`], which unwinds it.
 
@@ -19,7 +22,8 @@ use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell, UnsafeCell};
 use std::mem::ManuallyDrop;
 use std::panic::Location;
-use std::rc::{Rc, Weak};
+use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::driver::{self, Coroutine};
@@ -162,31 +166,43 @@ pub(crate) struct Sched {
     /// What it waits for, and since when (nanoseconds of the hub's clock).
     pub(crate) waits_for: Cell<WaitsFor>,
     pub(crate) since: Cell<u64>,
-    /// Whether the hub's ready queue holds it.
-    pub(crate) queued: Cell<bool>,
     pub(crate) outcome: Cell<Outcome>,
     /// Done, in order, when the greenlet has ended.
     pub(crate) at_end: Cell<Vec<AtEnd>>,
 }
 
 /// The control block. See the module docs.
+///
+/// In the order of use: a switch by the hub touches the first cache line, a switch by name the
+/// second too. What is rare or cold comes after, or lies elsewhere ([`Rare`]).
+#[repr(C, align(64))]
 pub(crate) struct Block {
+    /// How many [`BlockRef`]s there are.
+    strong: Cell<u32>,
+    pub(crate) state: Cell<State>,
+    pub(crate) is_root: bool,
+    /// Whether the hub's ready queue holds it.
+    pub(crate) queued: Cell<bool>,
     /// The suspended coroutine: only the driver looks inside.
     pub(super) coroutine: UnsafeCell<Option<ManuallyDrop<Coroutine>>>,
     /// The corosensei handle that suspends it, once it runs. Only the driver uses it.
     pub(super) yielder: Cell<*const ()>,
+    /// About where its stack ends while it is suspended: only to be fetched ahead of its resume.
+    pub(super) depth: Cell<*const u8>,
+    rare: OnceCell<Box<Rare>>,
+    // The second line.
     /// Where a value goes: a `Cell<Option<In>>` in the greenlet's own suspended frame; before its
     /// start, where its first value is: a `Cell<Option<In>>` in the switcher's. Null: neither.
     pub(super) landing: Cell<*const ()>,
     /// Which typed view (`Me`) of the greenlet is suspended.
     pub(super) port: Cell<u64>,
     pub(super) kind: Cell<Kind>,
-    pub(crate) state: Cell<State>,
-    pub(crate) is_root: bool,
+    pub(crate) sched: Sched,
+    // Cold.
+    /// How many [`WeakRef`]s there are, and one for all the `BlockRef`s.
+    weak: Cell<u32>,
     /// Its place in the driver's list of greenlets that have a stack; `u32::MAX` without.
     pub(super) live_index: Cell<u32>,
-    pub(crate) sched: Sched,
-    rare: OnceCell<Box<Rare>>,
     pub(super) body: Cell<Option<Body>>,
     parent: Cell<Option<BlockRef>>,
     pub(super) stack_size: Cell<StackSize>,
@@ -196,6 +212,8 @@ pub(crate) struct Block {
     pub(crate) site: &'static Location<'static>,
 }
 
+const _: () = assert!(std::mem::offset_of!(Block, landing) == 64 && size_of::<Block>() == 256);
+
 impl Block {
     pub(super) fn new(
         kind: Kind,
@@ -203,20 +221,23 @@ impl Block {
         is_root: bool,
         site: &'static Location<'static>,
     ) -> BlockRef {
-        BlockRef(Rc::new(Block {
+        let block = Block {
+            strong: Cell::new(1),
+            weak: Cell::new(1),
             coroutine: UnsafeCell::new(None),
             yielder: Cell::new(std::ptr::null()),
+            depth: Cell::new(std::ptr::null()),
             landing: Cell::new(std::ptr::null()),
             port: Cell::new(0),
             kind: Cell::new(kind),
             state: Cell::new(if is_root { State::Current } else { State::Unstarted }),
             is_root,
+            queued: Cell::new(false),
             live_index: Cell::new(u32::MAX),
             sched: Sched {
                 wait: Cell::new(0),
                 waits_for: Cell::new(WaitsFor::Nothing),
                 since: Cell::new(0),
-                queued: Cell::new(false),
                 outcome: Cell::new(Outcome::None),
                 at_end: Cell::new(Vec::new()),
             },
@@ -228,7 +249,11 @@ impl Block {
             id: driver::next_id(),
             spawner: driver::current_id(),
             site,
-        }))
+        };
+        let place = driver::block_place();
+        // SAFETY: the place is that of one block, aligned, and nobody else's.
+        unsafe { place.write(block) };
+        BlockRef(place)
     }
 
     /// What few have, made if need be.
@@ -310,33 +335,47 @@ impl Block {
 }
 
 /// A counted reference to a [`Block`]. Dropping the last one of a suspended greenlet unwinds it.
-pub(crate) struct BlockRef(Rc<Block>);
+///
+/// An `Rc` in all but the count's place, which is in the block's first line, and the memory, which
+/// comes from the thread's own places ([`driver::block_place`]): both are touched at each switch.
+#[repr(transparent)]
+pub(crate) struct BlockRef(NonNull<Block>);
+
+/// A reference that does not keep the greenlet alive.
+pub(crate) struct WeakRef(NonNull<Block>);
 
 impl BlockRef {
     /// Whether both are the same greenlet.
     #[inline]
     pub(crate) fn same(&self, other: &BlockRef) -> bool {
-        Rc::ptr_eq(&self.0, &other.0)
+        self.0 == other.0
     }
 
+    /// Where the block is, without touching it.
     #[inline]
-    pub(crate) fn downgrade(&self) -> Weak<Block> {
-        Rc::downgrade(&self.0)
+    pub(super) fn place(&self) -> *const Block {
+        self.0.as_ptr()
     }
 
-    #[inline]
-    pub(crate) fn upgrade(weak: &Weak<Block>) -> Option<BlockRef> {
-        weak.upgrade().map(BlockRef)
+    pub(crate) fn downgrade(&self) -> WeakRef {
+        self.weak.set(self.weak.get().checked_add(1).expect("2^32 references to a greenlet"));
+        WeakRef(self.0)
+    }
+
+    pub(crate) fn upgrade(weak: &WeakRef) -> Option<BlockRef> {
+        // SAFETY: the weak count keeps the place, and the counts in it are never dropped.
+        let strong = unsafe { &(*weak.0.as_ptr()).strong };
+        if strong.get() == 0 {
+            return None;
+        }
+        strong.set(strong.get().checked_add(1).expect("2^32 references to a greenlet"));
+        Some(BlockRef(weak.0))
     }
 
     /// Gives the reference up as a raw pointer, for the driver's destructor-free cells.
     #[inline]
     pub(super) fn into_raw(self) -> *const Block {
-        // The field can't be moved out of a type with `Drop`; reading the pointer and forgetting
-        // the whole is the same.
-        let raw = Rc::as_ptr(&self.0);
-        std::mem::forget(self);
-        raw
+        ManuallyDrop::new(self).0.as_ptr()
     }
 
     /// Takes a reference back.
@@ -345,15 +384,59 @@ impl BlockRef {
     /// `raw` must come from [`BlockRef::into_raw`], and each such pointer be taken back once.
     #[inline]
     pub(super) unsafe fn from_raw(raw: *const Block) -> BlockRef {
-        // SAFETY: by the caller's promise this pointer stands for one count of a live `Rc`.
-        BlockRef(unsafe { Rc::from_raw(raw) })
+        // SAFETY: by the caller's promise it came from a `NonNull`.
+        BlockRef(unsafe { NonNull::new_unchecked(raw.cast_mut()) })
+    }
+
+    /// The last count is gone: drops the block, and gives its place back when no weak reference is
+    /// left. What it holds may be user's (an unstarted body), and so run anything.
+    #[cold]
+    #[inline(never)]
+    fn free(&mut self) {
+        let place = self.0;
+        // SAFETY: no strong reference is left, so nobody reads the block but through its counts,
+        // which have no destructor. The one weak count that the strong ones held is ours.
+        unsafe {
+            std::ptr::drop_in_place(place.as_ptr());
+            WeakRef::release(place);
+        }
+    }
+}
+
+impl WeakRef {
+    /// # Safety
+    /// The caller owns one weak count of that place, and gives it up.
+    unsafe fn release(place: NonNull<Block>) {
+        // SAFETY: the count keeps the place.
+        let weak = unsafe { &(*place.as_ptr()).weak };
+        weak.set(weak.get() - 1);
+        if weak.get() == 0 {
+            driver::free_block_place(place);
+        }
+    }
+}
+
+impl Clone for WeakRef {
+    fn clone(&self) -> Self {
+        // SAFETY: as in `release`.
+        let weak = unsafe { &(*self.0.as_ptr()).weak };
+        weak.set(weak.get().checked_add(1).expect("2^32 references to a greenlet"));
+        WeakRef(self.0)
+    }
+}
+
+impl Drop for WeakRef {
+    fn drop(&mut self) {
+        // SAFETY: this reference's own count.
+        unsafe { WeakRef::release(self.0) }
     }
 }
 
 impl Clone for BlockRef {
     #[inline]
     fn clone(&self) -> Self {
-        BlockRef(Rc::clone(&self.0))
+        self.strong.set(self.strong.get().checked_add(1).expect("2^32 references to a greenlet"));
+        BlockRef(self.0)
     }
 }
 
@@ -361,15 +444,22 @@ impl std::ops::Deref for BlockRef {
     type Target = Block;
     #[inline]
     fn deref(&self) -> &Block {
-        &self.0
+        // SAFETY: this reference's count keeps the block.
+        unsafe { self.0.as_ref() }
     }
 }
 
 impl Drop for BlockRef {
     #[inline]
     fn drop(&mut self) {
-        if Rc::strong_count(&self.0) == 1 && matches!(self.state.get(), State::Switched | State::Parked) {
+        if self.strong.get() == 1 && matches!(self.state.get(), State::Switched | State::Parked) {
             driver::last_reference(self.clone());
+        }
+        // Read again: whoever unwound it may have kept a reference.
+        let strong = self.strong.get() - 1;
+        self.strong.set(strong);
+        if strong == 0 {
+            self.free();
         }
     }
 }

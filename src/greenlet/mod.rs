@@ -47,9 +47,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::rc::Weak;
 
-use block::{Arrival, Block, BlockRef, Outcome, State};
+use block::{Arrival, Block, BlockRef, Outcome, State, WeakRef};
 use driver::Refusal;
 use exit::GreenletExit;
 use stack::{Claim, StackSize};
@@ -88,7 +87,7 @@ pub struct RawGreenlet<In> {
 
 /// A handle that does not keep its greenlet alive. Mirrors a `weakref` to a greenlet.
 pub struct WeakGreenlet<In> {
-    block: Weak<Block>,
+    block: WeakRef,
     port: u64,
     takes: PhantomData<fn(In) -> In>,
 }
@@ -259,7 +258,7 @@ impl fmt::Debug for AnyGreenlet {
             None => out.field("root", &block.is_root),
         };
         match block.state.get() {
-            State::Parked if !block.sched.queued.get() => {
+            State::Parked if !block.queued.get() => {
                 out.field("state", &format_args!("Blocked({})", block.sched.waits_for.get()))
             }
             State::Parked => out.field("state", &format_args!("Ready")),
@@ -441,6 +440,7 @@ impl<In: 'static> Me<'_, In> {
                 if target.port.get() != to.port {
                     return Err(SwitchError::OtherType(take()));
                 }
+                driver::prefetch(target, true);
                 // SAFETY: it is suspended in `exchange` (or is this greenlet, in it) under the port
                 // that `to` was made with, and one port has one type.
                 unsafe { transfer::land(target, take()) };

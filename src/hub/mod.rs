@@ -48,12 +48,12 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::panic::Location;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::greenlet::AnyGreenlet;
-use crate::greenlet::block::{Block, BlockRef};
+use crate::greenlet::block::{BlockRef, WeakRef};
 use crate::greenlet::driver::{self, Hooks};
 use crate::greenlet::stack::StackSize;
 use clock::sealed::{AnyClock, AnyScheduler};
@@ -93,7 +93,7 @@ pub(crate) enum Due {
     /// Makes a greenlet ready that was spawned for later.
     Start(u64),
     /// Raises a `timeout`.
-    Timeout { block: Weak<Block>, id: u64 },
+    Timeout { block: WeakRef, id: u64 },
 }
 
 /// One thread's hub.
@@ -157,8 +157,7 @@ pub(crate) fn hub() -> &'static Inner {
 #[inline]
 pub(crate) fn make_ready(block: BlockRef) {
     if let Some(hub) = HUB.get() {
-        block.sched.queued.set(true);
-        hub.ready.borrow_mut().push_back(block);
+        hub.push_ready(block);
     }
 }
 
@@ -281,6 +280,12 @@ impl fmt::Debug for Hub {
 }
 
 impl Inner {
+    #[inline]
+    fn push_ready(&self, block: BlockRef) {
+        block.queued.set(true);
+        self.ready.borrow_mut().push_back(block);
+    }
+
     /// Now, by the hub's clock.
     #[inline]
     pub(crate) fn clock_now(&self) -> u64 {

@@ -104,8 +104,14 @@ pub(crate) enum Until {
 
 impl Inner {
     /// Whether the running greenlet may begin a wait.
-    #[inline]
+    #[inline(always)]
     fn may_wait(&self, me: &BlockRef) -> Result<(), Cut> {
+        if driver::is_plain() && me.has_rare().is_none() { Ok(()) } else { self.may_wait_after_all(me) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn may_wait_after_all(&self, me: &BlockRef) -> Result<(), Cut> {
         match driver::refusal() {
             None => {}
             Some(Refusal::Unwinding) => return Err(Cut::Unwinding),
@@ -217,7 +223,7 @@ impl Inner {
     pub(crate) fn yield_now(&self) -> Result<(), Cut> {
         driver::with_current(|me| {
             self.may_wait(me)?;
-            make_ready(me.clone());
+            self.push_ready(me.clone());
             self.pause(me)
         })
     }
@@ -226,7 +232,7 @@ impl Inner {
     pub(crate) fn idle(&self) -> Result<(), Cut> {
         driver::with_current(|me| {
             self.may_wait(me)?;
-            me.sched.queued.set(true);
+            me.queued.set(true);
             self.idle.borrow_mut().push_back(me.clone());
             self.pause(me)
         })
@@ -291,7 +297,7 @@ pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
 
 /// Layer 1's door to the hub: see [`driver::Hooks::unpark`].
 pub(super) fn unpark(block: &BlockRef, payload: Payload) -> Result<(), Payload> {
-    let waits = waiter::state(block) == waiter::WAITING || block.sched.queued.get();
+    let waits = waiter::state(block) == waiter::WAITING || block.queued.get();
     let Some(hub) = super::existing() else { return Err(payload) };
     if !waits && block.state.get() != State::Unstarted {
         return Err(payload);

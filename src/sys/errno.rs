@@ -1,16 +1,8 @@
-//! The calling thread's `errno`, as a plain value.
+//! The calling thread's `errno`.
 
-/// Reads `errno`.
+/// Where it is: valid as long as the thread lives, for that thread alone.
 #[inline]
-pub(crate) fn get() -> i32 {
-    // SAFETY: glibc and musl give a pointer to the calling thread's own int, valid as long as
-    // the thread lives; nobody else touches it.
-    unsafe { *libc::__errno_location() }
-}
-
-/// Writes `errno`.
-#[inline]
-pub(crate) fn set(value: i32) {
-    // SAFETY: as in `get`.
-    unsafe { *libc::__errno_location() = value }
+pub(crate) fn place() -> *mut i32 {
+    // SAFETY: no preconditions; the C library gives each thread its own.
+    unsafe { libc::__errno_location() }
 }

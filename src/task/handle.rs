@@ -55,7 +55,7 @@ impl AnyGreenlet {
             Life::Current => State::Running,
             Life::Unstarted => State::Ready,
             Life::Switched => State::Blocked(WaitsFor::Other("a switch")),
-            Life::Parked if block.sched.queued.get() => State::Ready,
+            Life::Parked if block.queued.get() => State::Ready,
             Life::Parked => State::Blocked(block.sched.waits_for.get()),
         }
     }

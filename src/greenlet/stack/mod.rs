@@ -71,7 +71,6 @@ use crate::sys::memory::{self, page_size};
 pub use self::error::StackError;
 pub use self::guard::GuardKind;
 pub(crate) use self::overflow::arm_thread;
-pub(crate) use self::shelf::thread_exit;
 pub use self::shelf::{StackStats, stack_stats};
 pub(crate) use self::trim::trim;
 
