@@ -10,7 +10,8 @@ use corosensei::stack::Stack;
 use crate::sys::memory::{self, FaultProbe, page_size};
 
 use super::guard::probe;
-use super::{Claim, GuardKind, GuardedStack, StackError, StackSize, stack_stats, thread_exit, trim};
+use super::shelf::thread_exit;
+use super::{Claim, GuardKind, GuardedStack, StackError, StackSize, stack_stats, trim};
 
 pub(super) const KINDS: [(GuardKind, &str); 3] =
     [(GuardKind::Install, "install"), (GuardKind::UserFault, "userfault"), (GuardKind::Mprotect, "mprotect")];
