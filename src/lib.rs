@@ -3,6 +3,7 @@
 pub(crate) mod greenlet;
 pub mod hub;
 pub(crate) mod io;
+pub mod observe;
 pub(crate) mod sys;
 pub(crate) mod task;
 pub use greenlet::exit::{GreenletExit, LoopExit, Orphan};

@@ -592,6 +592,14 @@ pub(super) fn tracer() -> Option<Tracer> {
     DRIVER.with(|d| Option::clone(&d.tracer.borrow()))
 }
 
+/// How much of a greenlet's stack is in memory, in bytes; `None` when it has none of ours.
+pub(crate) fn stack_used(block: &BlockRef) -> Option<usize> {
+    if block.live_index.get() == u32::MAX {
+        return None;
+    }
+    stack::high_water_at(block.yielder.get().addr())
+}
+
 /// The backtrace of a suspended greenlet, which does not notice. `None`: it has no stack, or it
 /// cannot be looked at from here. Symbols are resolved when it is printed.
 pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {

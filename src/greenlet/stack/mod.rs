@@ -218,24 +218,34 @@ impl GuardedStack {
     /// trimmed, pages of a frame that were skipped over count, and a page that was swapped out does not
     /// if it was the lowest. 0 for a stack that was never touched.
     pub(crate) fn high_water(&self) -> usize {
-        const AT_ONCE: usize = 128;
-        let (low, page) = (self.slot.low() + self.size().guard(), page_size());
-        let end = self.slot.end();
-        let mut pages = [0u8; AT_ONCE];
-        let mut address = low;
-        while address < end {
-            let count = ((end - address) / page).min(AT_ONCE);
-            let part = &mut pages[..count];
-            if memory::resident(address, part).is_err() {
-                return 0;
-            }
-            if let Some(first) = part.iter().position(|page| page & 1 == 1) {
-                return end - (address + first * page);
-            }
-            address += count * page;
-        }
-        0
+        high_water(self.slot.low() + self.size().guard(), self.slot.end())
     }
+}
+
+/// [`GuardedStack::high_water`] of the stack that `address` lies in; `None` when it is not one of ours.
+pub(crate) fn high_water_at(address: usize) -> Option<usize> {
+    let place = slot::Place::of(address)?;
+    Some(high_water(place.low + place.size.guard(), place.low + place.size.bytes()))
+}
+
+/// From the lowest page in memory to `end`.
+fn high_water(low: usize, end: usize) -> usize {
+    const AT_ONCE: usize = 128;
+    let page = page_size();
+    let mut pages = [0u8; AT_ONCE];
+    let mut address = low;
+    while address < end {
+        let count = ((end - address) / page).min(AT_ONCE);
+        let part = &mut pages[..count];
+        if memory::resident(address, part).is_err() {
+            return 0;
+        }
+        if let Some(first) = part.iter().position(|page| page & 1 == 1) {
+            return end - (address + first * page);
+        }
+        address += count * page;
+    }
+    0
 }
 
 impl Drop for GuardedStack {
