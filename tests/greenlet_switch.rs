@@ -143,7 +143,7 @@ fn values_of_every_shape_travel() {
     there_and_back(true);
     there_and_back(u128::MAX);
     there_and_back(Aligned(9));
-    there_and_back([7u8; 4096]);
+    there_and_back([7u8; 1024]);
     there_and_back(String::from("text"));
     there_and_back(Some(Box::new([1u64; 32])));
     there_and_back::<Option<Rc<u8>>>(None);
