@@ -111,9 +111,21 @@ pub struct Me<'a, In> {
 
 /// The place for the body of a [declared](Me::declare) greenlet. Dropped without
 /// [`run`](Body::run), the greenlet is dead.
+///
+/// It takes exactly what handles send, not a subtype: a body for more general functions would call
+/// what it is sent with arguments that do not live long enough.
+///
+/// ```compile_fail
+/// # use gevent::{enter, Body, Me};
+/// enter(|me: &Me<()>| {
+///     let (_child, body) = me.declare::<fn(&'static str)>();
+///     let body: Body<for<'a> fn(&'a str), ()> = body;
+/// });
+/// ```
 pub struct Body<In, Out> {
     block: Option<BlockRef>,
-    gives: PhantomData<fn(In) -> Out>,
+    /// Invariant in both, as the handles are.
+    gives: PhantomData<fn(In, Out) -> (In, Out)>,
 }
 
 // ---------------------------------------------------------------------------------------------
