@@ -190,7 +190,10 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
                     // of the kind that `mismatched` has just compared with `Out`.
                     Ending::Value(value) => unsafe { land(&parent, value) },
                     Ending::Raise(payload) => {
-                        driver::note_throw();
+                        // To itself it is raised at once, without a switch to tell of.
+                        if parent.state.get() == State::Switched {
+                            driver::note_throw();
+                        }
                         parent.arrive(Arrival::Throw(payload));
                     }
                     Ending::Exited(id) => parent.arrive(Arrival::Exited(id)),
