@@ -178,6 +178,9 @@ impl<S: 'static, Y: 'static, R: 'static> Yielder<'_, S, Y, R> {
     pub fn send(&self, value: Y) -> S {
         let consumer = self.shared.consumer.borrow_mut().take();
         let Some(consumer) = consumer else {
+            // Dropped, it has no consumer any more: this raises `GreenletExit` again, as often as a
+            // switch would.
+            let _ = self.me.refusal();
             panic!("a generator was resumed by other than `Generator::send`")
         };
         match self.me.switch(&consumer, Step::Yielded(value)) {
