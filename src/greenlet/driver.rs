@@ -36,6 +36,7 @@
 //! * Nothing suspends while its thread is panicking, so std's per-thread panic count is zero at
 //!   each switch: refused in [`refusal`].
 
+use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
@@ -94,6 +95,8 @@ struct Driver {
     tracer: RefCell<ManuallyDrop<Option<Tracer>>>,
     /// Greenlets whose last reference went where they could not be unwound at once.
     to_reap: RefCell<ManuallyDrop<Vec<BlockRef>>>,
+    /// What [`drop_later`] was given.
+    to_drop: RefCell<ManuallyDrop<Vec<Box<dyn Any>>>>,
     /// Every greenlet that has a stack, not counted.
     live: RefCell<ManuallyDrop<Vec<*const Block>>>,
     ids: Cell<(u64, u64)>,
@@ -119,6 +122,7 @@ thread_local! {
             hooks: Cell::new(None),
             tracer: RefCell::new(ManuallyDrop::new(None)),
             to_reap: RefCell::new(ManuallyDrop::new(Vec::new())),
+            to_drop: RefCell::new(ManuallyDrop::new(Vec::new())),
             live: RefCell::new(ManuallyDrop::new(Vec::new())),
             ids: Cell::new((0, 0)),
         }
@@ -465,7 +469,7 @@ fn attend(d: &Driver, previous: &BlockRef) {
             std::panic::resume_unwind(payload);
         }
     }
-    reap_waiting(d);
+    clear_waiting(d);
     d.attention.set(d.tracer.borrow().is_some());
 }
 
@@ -477,7 +481,7 @@ pub(super) fn note_throw() {
 /// Sets the thread's tracer, and returns the one before.
 pub(super) fn set_tracer(tracer: Option<Tracer>) -> Option<Tracer> {
     DRIVER.with(|d| {
-        d.attention.set(tracer.is_some() || !d.to_reap.borrow().is_empty());
+        d.attention.set(tracer.is_some() || !d.to_reap.borrow().is_empty() || !d.to_drop.borrow().is_empty());
         std::mem::replace(&mut **d.tracer.borrow_mut(), tracer)
     })
 }
@@ -536,15 +540,30 @@ pub(super) fn last_reference(block: BlockRef) {
     });
 }
 
-/// Unwinds what [`last_reference`] had to put off.
+/// Has the greenlet that runs next drop `what`, since dropping runs user code: it may panic, switch, or
+/// be thrown at, and where this is called one can bear none of these.
 #[cold]
-fn reap_waiting(d: &Driver) {
+pub(super) fn drop_later(what: Box<dyn Any>) {
+    DRIVER.with(|d| {
+        d.to_drop.borrow_mut().push(what);
+        d.attention.set(true);
+    });
+}
+
+/// Unwinds what [`last_reference`] had to put off, and drops what [`drop_later`] was given.
+#[cold]
+fn clear_waiting(d: &Driver) {
     loop {
         let next = d.to_reap.borrow_mut().pop();
-        match next {
-            Some(block) => reap(&block),
-            None => return,
+        if let Some(block) = next {
+            reap(&block);
+            continue;
         }
+        let next = d.to_drop.borrow_mut().pop();
+        let Some(what) = next else { return };
+        // It has nothing to do with this greenlet, so it does not raise in it: the panic hook has
+        // told of it. Should it have been told to end in here, its next switch tells it again.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(what)));
     }
 }
 
@@ -553,7 +572,7 @@ fn reap_waiting(d: &Driver) {
 pub(crate) fn reap_pending() {
     DRIVER.with(|d| {
         if d.attention.get() && refusal().is_none() {
-            reap_waiting(d);
+            clear_waiting(d);
         }
     });
 }

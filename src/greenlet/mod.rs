@@ -510,8 +510,12 @@ impl<In: 'static> Me<'_, In> {
                     None => Err(SwitchError::Parked(payload)),
                 };
             }
-            // What it captured is dropped before anything is sent: that may run user code.
-            State::Unstarted => transfer::discard(target),
+            // What it captured is dropped before anything is sent: that may run user code, which may
+            // switch, so whether this greenlet may is asked again.
+            State::Unstarted => {
+                transfer::discard(target);
+                self.raise_if_reaped();
+            }
             State::Switched | State::Parked => {}
         }
         let sent = transfer::exchange::<In, _>(me, self.port, || match target.state.get() {
@@ -540,6 +544,15 @@ impl<In: 'static> Me<'_, In> {
         if let Some(refusal) = driver::refusal() {
             return Some(Some(refusal));
         }
+        driver::reap_pending();
+        self.raise_if_reaped();
+        None
+    }
+
+    /// Raises `GreenletExit` in this greenlet when somebody waits in a drop for its end.
+    #[inline]
+    fn raise_if_reaped(&self) {
+        let me = self.block;
         if me.is_reaped() {
             // It was told to end and went on: told again, it may not switch away from who waits.
             let survived = &me.rare().survived;
@@ -549,8 +562,6 @@ impl<In: 'static> Me<'_, In> {
             }
             std::panic::resume_unwind(Box::new(GreenletExit));
         }
-        driver::reap_pending();
-        None
     }
 }
 

@@ -46,7 +46,13 @@ pub(super) fn exchange<In: 'static, E>(
             return Err(refused);
         }
         // To itself: it has landed already.
-        Ok(Some(next)) if next.same(me) => me.landing.set(null()),
+        Ok(Some(next)) if next.same(me) => {
+            me.landing.set(null());
+            let landed = landing.take();
+            let arrival = if landed.is_none() { me.take_arrival() } else { None };
+            driver::reap_pending();
+            return Ok(arrived(landed, arrival));
+        }
         Ok(next) => {
             me.state.set(State::Switched);
             driver::switch_to(next);
@@ -55,12 +61,9 @@ pub(super) fn exchange<In: 'static, E>(
             let arrival = if landed.is_none() { me.take_arrival() } else { None };
             // User code may run in here (a tracer, a drop), so what arrived was taken before.
             driver::settle();
-            return Ok(arrived(landed, arrival));
+            Ok(arrived(landed, arrival))
         }
     }
-    let landed = landing.take();
-    let arrival = if landed.is_none() { me.take_arrival() } else { None };
-    Ok(arrived(landed, arrival))
 }
 
 #[inline]
@@ -136,6 +139,9 @@ impl<Out> Ending<Out> {
 
 /// Tells whoever is to know how `who` ended, and says who runs next (`None`: whom the hub picks).
 ///
+/// Runs no user code: `who` cannot be unwound any more, or is not the greenlet that runs. What is to be
+/// dropped is dropped by the greenlet that runs next.
+///
 /// Walks up the parents: the dead are skipped, an unstarted one is started with a value of its type
 /// (and dies of anything else), a suspended one receives it. What fails becomes the error that the
 /// next ancestor receives.
@@ -148,6 +154,9 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
                 who.describe(),
                 exit::message(&payload)
             ));
+            driver::drop_later(Box::new(payload));
+        } else {
+            ending.drop_later();
         }
         return Some(reaper);
     }
@@ -179,7 +188,7 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
                     ending = other.mismatched(who.id, parent.kind.get());
                     // A throw at a greenlet that never ran ends it; its parent is told.
                     if !matches!(ending, Ending::Orphan(_)) {
-                        discard(&parent);
+                        end_unstarted(&parent);
                     }
                 }
             },
@@ -209,6 +218,7 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
         ancestor = parent.parent();
     }
     lost(who, &ending);
+    ending.drop_later();
     None
 }
 
@@ -233,6 +243,15 @@ fn has_body(block: &BlockRef) -> bool {
 }
 
 impl<Out: 'static> Ending<Out> {
+    fn drop_later(self) {
+        match self {
+            Ending::Value(value) if std::mem::needs_drop::<Out>() => driver::drop_later(Box::new(value)),
+            Ending::Value(_) | Ending::Exited(_) => {}
+            Ending::Raise(payload) => driver::drop_later(Box::new(payload)),
+            Ending::Orphan(orphan) => driver::drop_later(Box::new(orphan)),
+        }
+    }
+
     /// A value that a landing of this kind cannot take becomes an orphan.
     fn mismatched(self, from: u64, kind: Kind) -> Self {
         match self {
@@ -247,11 +266,20 @@ impl<Out: 'static> Ending<Out> {
     }
 }
 
-/// Ends a greenlet that never ran. Its body, and so what it captured, is dropped.
+/// Ends a greenlet that never ran. Its body, and so what it captured, is dropped: user code.
 pub(super) fn discard(block: &BlockRef) {
     block.state.set(State::Dead);
     drop(block.claim.take());
     drop(block.body.take());
+}
+
+/// The same, where no user code may run.
+fn end_unstarted(block: &BlockRef) {
+    block.state.set(State::Dead);
+    drop(block.claim.take());
+    if let Some(body) = block.body.take() {
+        driver::drop_later(Box::new(body));
+    }
 }
 
 #[cold]
