@@ -328,7 +328,7 @@ fn parents_may_be_dead_or_unstarted_when_they_are_set() {
         let dead = me.child(|_, n: u8| n);
         me.switch(&dead, 1).unwrap();
         let child = me.child(|_, n: u8| n);
-        // Where the dead one's result went is where this one's goes.
+        // It stands for the root, where its own result went.
         child.set_parent(&dead).unwrap();
         assert_eq!(me.switch(&child, 9).unwrap(), 9);
     });

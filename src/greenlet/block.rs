@@ -188,7 +188,10 @@ pub(crate) struct Block {
     pub(crate) sched: Sched,
     rare: OnceCell<Box<Rare>>,
     pub(super) body: Cell<Option<Body>>,
+    /// Set by [`Block::replace_parent`] alone, which keeps `children` right.
     parent: Cell<Option<BlockRef>>,
+    /// How many have this one as their parent.
+    children: Cell<u32>,
     pub(super) stack_size: Cell<StackSize>,
     pub(super) claim: Cell<Option<Claim>>,
     pub(crate) id: u64,
@@ -203,6 +206,9 @@ impl Block {
         is_root: bool,
         site: &'static Location<'static>,
     ) -> BlockRef {
+        if let Some(parent) = &parent {
+            parent.children.set(parent.children.get() + 1);
+        }
         BlockRef(Rc::new(Block {
             coroutine: UnsafeCell::new(None),
             yielder: Cell::new(std::ptr::null()),
@@ -223,6 +229,7 @@ impl Block {
             rare: OnceCell::new(),
             body: Cell::new(None),
             parent: Cell::new(parent),
+            children: Cell::new(0),
             stack_size: Cell::new(StackSize::DEFAULT),
             claim: Cell::new(None),
             id: driver::next_id(),
@@ -281,9 +288,25 @@ impl Block {
         has
     }
 
-    /// Sets the parent and returns the one before, whose drop may run user code.
-    pub(super) fn replace_parent(&self, parent: Option<BlockRef>) -> Option<BlockRef> {
-        self.parent.replace(parent)
+    /// Whether any greenlet has this one as its parent.
+    pub(super) fn has_children(&self) -> bool {
+        self.children.get() > 0
+    }
+
+    /// Sets the parent, and lets the one before go: that may run user code.
+    pub(super) fn replace_parent(&self, parent: Option<BlockRef>) {
+        if let Some(parent) = &parent {
+            parent.children.set(parent.children.get() + 1);
+        }
+        leave(self.parent.replace(parent), false);
+    }
+
+    /// It has ended, and has told its parents: lets them go, unless its children are to find them.
+    /// Runs no user code.
+    pub(super) fn leave_parents(&self) {
+        if !self.has_children() {
+            leave(self.parent.take(), true);
+        }
     }
 
     pub(crate) fn name(&self) -> Option<Rc<str>> {
@@ -309,6 +332,35 @@ impl Block {
     }
 }
 
+/// Lets go of somebody's parent; `later`: what runs user code is left to who runs next.
+///
+/// A line of parents may be held by nothing else, and be too long for recursion: each lets its own go
+/// before it is dropped. One that is dead and has no children needs none.
+fn leave(mut parent: Option<BlockRef>, later: bool) {
+    while let Some(block) = parent {
+        block.children.set(block.children.get() - 1);
+        let last = block.is_last();
+        if last && later {
+            driver::drop_later(Box::new(block));
+            return;
+        }
+        if last && matches!(block.state.get(), State::Switched | State::Parked) {
+            driver::last_reference(block.clone());
+        }
+        parent = match block.state.get() {
+            State::Dead if !block.has_children() => block.parent.take(),
+            State::Unstarted if last => block.parent.take(),
+            _ => None,
+        };
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.replace_parent(None);
+    }
+}
+
 /// A counted reference to a [`Block`]. Dropping the last one of a suspended greenlet unwinds it.
 pub(crate) struct BlockRef(Rc<Block>);
 
@@ -317,6 +369,12 @@ impl BlockRef {
     #[inline]
     pub(crate) fn same(&self, other: &BlockRef) -> bool {
         Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether no other reference is left.
+    #[inline]
+    pub(super) fn is_last(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
     }
 
     #[inline]
@@ -368,7 +426,7 @@ impl std::ops::Deref for BlockRef {
 impl Drop for BlockRef {
     #[inline]
     fn drop(&mut self) {
-        if Rc::strong_count(&self.0) == 1 && matches!(self.state.get(), State::Switched | State::Parked) {
+        if self.is_last() && matches!(self.state.get(), State::Switched | State::Parked) {
             driver::last_reference(self.clone());
         }
     }

@@ -213,13 +213,15 @@ impl AnyGreenlet {
     /// Whom its result goes to; `None` for a root, a spawned greenlet (its hub) and a dead one.
     /// Mirrors `greenlet.parent`.
     pub fn parent(&self) -> Option<AnyGreenlet> {
-        self.block.parent().map(AnyGreenlet::from_block)
+        // A dead one keeps it, for its children only.
+        if self.is_dead() { None } else { self.block.parent().map(AnyGreenlet::from_block) }
     }
 
     /// Gives its result to another greenlet. Mirrors setting `greenlet.parent`.
     ///
     /// What it returns is checked when it ends: a parent that waits for another type receives
-    /// [`SwitchError::Orphan`] with the value boxed.
+    /// [`SwitchError::Orphan`] with the value boxed. A parent that has ended already stands for its
+    /// own parent, or for the root once nothing else has it as its parent.
     ///
     /// # Errors
     /// A cycle; a root; a spawned greenlet.
@@ -230,14 +232,17 @@ impl AnyGreenlet {
         if !self.is_dead() && !self.block.has_parent() {
             return Err(ParentError::Spawned);
         }
+        // One that has no children is nobody's ancestor but its own.
         let mut ancestor = Some(parent.block.clone());
         while let Some(block) = ancestor {
             if block.same(&self.block) {
                 return Err(ParentError::Cycle);
             }
-            ancestor = block.parent();
+            ancestor = if self.block.has_children() { block.parent() } else { None };
         }
-        drop(self.block.replace_parent(Some(parent.block.clone())));
+        // One that has ended and has no children has forgotten whom it told: the root is told then.
+        let forgotten = parent.is_dead() && !parent.block.has_parent();
+        self.block.replace_parent(Some(if forgotten { driver::root() } else { parent.block.clone() }));
         Ok(())
     }
 

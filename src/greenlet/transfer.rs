@@ -145,7 +145,13 @@ impl<Out> Ending<Out> {
 /// Walks up the parents: the dead are skipped, an unstarted one is started with a value of its type
 /// (and dies of anything else), a suspended one receives it. What fails becomes the error that the
 /// next ancestor receives.
-pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> Option<BlockRef> {
+pub(super) fn finish<Out: 'static>(who: &BlockRef, ending: Ending<Out>) -> Option<BlockRef> {
+    let next = tell(who, ending);
+    who.leave_parents();
+    next
+}
+
+fn tell<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> Option<BlockRef> {
     if let Some(reaper) = who.take_reaper() {
         // Nobody holds it any more: a value is dropped, only a panic is worth a line.
         if let Ending::Raise(payload) = ending {
@@ -160,7 +166,8 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
         }
         return Some(reaper);
     }
-    let mut ancestor = who.replace_parent(None);
+    // They stay linked until all is told: a dead one leads its children to who is next.
+    let mut ancestor = who.parent();
     while let Some(parent) = ancestor {
         match parent.state.get() {
             State::Dead => {}
