@@ -556,7 +556,10 @@ fn clear_waiting(d: &Driver) {
     loop {
         let next = d.to_reap.borrow_mut().pop();
         if let Some(block) = next {
-            reap(&block);
+            // Found again through a weak handle, it lives on; its last reference comes here anew.
+            if block.is_last() {
+                reap(&block);
+            }
             continue;
         }
         let next = d.to_drop.borrow_mut().pop();
