@@ -657,7 +657,8 @@ pub(crate) fn end_all() {
             let Some(raw) = last else { break };
             // SAFETY: on the list, so not freed; the copy is not dropped, its clone is counted.
             let block = BlockRef::clone(&ManuallyDrop::new(unsafe { BlockRef::from_raw(raw) }));
-            reap(&block);
+            // A tracer may panic here, where nobody could catch it; it is removed then.
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| reap(&block)));
         }
         d.exiting.set(was);
     });
