@@ -340,12 +340,12 @@ fn leave(mut parent: Option<BlockRef>, later: bool) {
     while let Some(block) = parent {
         block.children.set(block.children.get() - 1);
         let last = block.is_last();
-        if last && later {
-            driver::drop_later(Box::new(block));
-            return;
-        }
-        if last && matches!(block.state.get(), State::Switched | State::Parked) {
-            driver::last_reference(block.clone());
+        let suspended = matches!(block.state.get(), State::Switched | State::Parked);
+        match (last, later) {
+            (true, true) if suspended => return driver::reap_later(block),
+            (true, true) => return driver::drop_later(Box::new(block)),
+            (true, false) if suspended => driver::last_reference(block.clone()),
+            _ => {}
         }
         parent = match block.state.get() {
             State::Dead if !block.has_children() => block.parent.take(),

@@ -95,6 +95,8 @@ struct Driver {
     tracer: RefCell<ManuallyDrop<Option<Tracer>>>,
     /// Greenlets whose last reference went where they could not be unwound at once.
     to_reap: RefCell<ManuallyDrop<Vec<BlockRef>>>,
+    /// Somebody waits in [`reap`]; it sees to `to_reap` afterwards, so that waits do not pile up.
+    reaping: Cell<bool>,
     /// What [`drop_later`] was given.
     to_drop: RefCell<ManuallyDrop<Vec<Box<dyn Any>>>>,
     /// Every greenlet that has a stack, not counted.
@@ -122,6 +124,7 @@ thread_local! {
             hooks: Cell::new(None),
             tracer: RefCell::new(ManuallyDrop::new(None)),
             to_reap: RefCell::new(ManuallyDrop::new(Vec::new())),
+            reaping: Cell::new(false),
             to_drop: RefCell::new(ManuallyDrop::new(Vec::new())),
             live: RefCell::new(ManuallyDrop::new(Vec::new())),
             ids: Cell::new((0, 0)),
@@ -469,8 +472,10 @@ fn attend(d: &Driver, previous: &BlockRef) {
             std::panic::resume_unwind(payload);
         }
     }
-    clear_waiting(d);
-    d.attention.set(d.tracer.borrow().is_some());
+    if !d.reaping.get() {
+        clear_waiting(d);
+        d.attention.set(d.tracer.borrow().is_some());
+    }
 }
 
 /// Notes that the coming switch is a throw, when anybody wants to know.
@@ -531,12 +536,22 @@ pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {
 #[cold]
 pub(super) fn last_reference(block: BlockRef) {
     DRIVER.with(|d| {
-        if d.current.get().is_null() || refusal().is_some() {
-            d.to_reap.borrow_mut().push(block);
-            d.attention.set(true);
+        if d.current.get().is_null() || refusal().is_some() || d.reaping.get() {
+            reap_later(block);
         } else {
             reap(&block);
+            drop(block);
+            clear_waiting(d);
         }
+    });
+}
+
+/// Has a suspended greenlet unwound at the next switch that allows it.
+#[cold]
+pub(super) fn reap_later(block: BlockRef) {
+    DRIVER.with(|d| {
+        d.to_reap.borrow_mut().push(block);
+        d.attention.set(true);
     });
 }
 
@@ -574,7 +589,7 @@ fn clear_waiting(d: &Driver) {
 #[inline]
 pub(crate) fn reap_pending() {
     DRIVER.with(|d| {
-        if d.attention.get() && refusal().is_none() {
+        if d.attention.get() && !d.reaping.get() && refusal().is_none() {
             clear_waiting(d);
         }
     });
@@ -586,6 +601,13 @@ pub(crate) fn reap(block: &BlockRef) {
     if !matches!(block.state.get(), State::Switched | State::Parked) || block.live_index.get() == u32::MAX {
         return;
     }
+    struct Reaping(bool);
+    impl Drop for Reaping {
+        fn drop(&mut self) {
+            DRIVER.with(|d| d.reaping.set(self.0));
+        }
+    }
+    let _reaping = Reaping(DRIVER.with(|d| d.reaping.replace(true)));
     with_current(|me| {
         let outer = me.state.replace(State::Parked);
         block.rare().reaper.set(Some(me.clone()));
@@ -658,7 +680,10 @@ pub(crate) fn end_all() {
             // SAFETY: on the list, so not freed; the copy is not dropped, its clone is counted.
             let block = BlockRef::clone(&ManuallyDrop::new(unsafe { BlockRef::from_raw(raw) }));
             // A tracer may panic here, where nobody could catch it; it is removed then.
-            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| reap(&block)));
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                reap(&block);
+                clear_waiting(d);
+            }));
         }
         d.exiting.set(was);
     });
