@@ -443,8 +443,14 @@ impl<In: 'static> Me<'_, In> {
     /// # Panics
     /// Raises what is thrown here, and the panic of a child that ends by one.
     pub fn switch<T: 'static>(&self, to: &RawGreenlet<T>, value: T) -> Result<In, SwitchError<T>> {
+        self.switch_by_value(to.clone(), value)
+    }
+
+    /// The same, holding no handle of `to` while this greenlet is suspended.
+    #[inline]
+    fn switch_by_value<T: 'static>(&self, to: RawGreenlet<T>, value: T) -> Result<In, SwitchError<T>> {
         let me = self.block;
-        let target = &to.any.block;
+        let target = to.any.block;
         match self.refusal() {
             None => {}
             Some(None) => return Err(SwitchError::NotCurrent(value)),
@@ -460,18 +466,18 @@ impl<In: 'static> Me<'_, In> {
                 }
                 // SAFETY: it is suspended in `exchange` (or is this greenlet, in it) under the port
                 // that `to` was made with, and one port has one type.
-                unsafe { transfer::land(target, take()) };
-                Ok(Some(target.clone()))
+                unsafe { transfer::land(&target, take()) };
+                Ok(Some(target))
             }
             State::Unstarted => {
                 let body = target.body.take();
                 let Some(body) = body else { return Err(SwitchError::NoBody(take())) };
                 target.body.set(Some(body));
-                if let Err(error) = driver::prepare(target) {
+                if let Err(error) = driver::prepare(&target) {
                     return Err(SwitchError::NoStack(take(), error));
                 }
-                transfer::point_first(target, &value);
-                Ok(Some(target.clone()))
+                transfer::point_first(&target, &value);
+                Ok(Some(target))
             }
             State::Parked => Err(SwitchError::Parked(take())),
             State::Dead => Err(SwitchError::Dead(take())),
