@@ -705,6 +705,30 @@ impl Drop for ExitGuard {
             (hooks.exit)();
         }
         drop(set_tracer(None));
+        free();
         stack::thread_exit();
     }
+}
+
+/// Frees what the driver holds, as far as it is not needed for greenlets that were left suspended. It
+/// can be used again: what is made then is leaked.
+fn free() {
+    DRIVER.with(|d| {
+        clear_waiting(d);
+        d.attention.set(false);
+        // Empty but for a greenlet that was started, or dropped, by the destructor of another.
+        if d.to_reap.borrow().is_empty() && d.to_drop.borrow().is_empty() && d.live.borrow().is_empty() {
+            drop(std::mem::take(&mut **d.to_reap.borrow_mut()));
+            drop(std::mem::take(&mut **d.to_drop.borrow_mut()));
+            drop(std::mem::take(&mut **d.live.borrow_mut()));
+        }
+        for cell in [&d.current, &d.root] {
+            let root = cell.replace(null());
+            if !root.is_null() {
+                // SAFETY: the cell owned a count, which is taken here once. Nothing runs as the root
+                // any more: the thread's own function has returned, or has called `process::exit`.
+                drop(unsafe { BlockRef::from_raw(root) });
+            }
+        }
+    });
 }
