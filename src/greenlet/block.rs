@@ -387,12 +387,19 @@ impl BlockRef {
         weak.upgrade().map(BlockRef)
     }
 
+    /// A pointer that [`BlockRef::from_raw`] takes, without a count: of the whole allocation, which one
+    /// made from `&Block` would not be.
+    #[inline]
+    pub(super) fn as_raw(&self) -> *const Block {
+        Rc::as_ptr(&self.0)
+    }
+
     /// Gives the reference up as a raw pointer, for the driver's destructor-free cells.
     #[inline]
     pub(super) fn into_raw(self) -> *const Block {
         // The field can't be moved out of a type with `Drop`; reading the pointer and forgetting
         // the whole is the same.
-        let raw = Rc::as_ptr(&self.0);
+        let raw = self.as_raw();
         std::mem::forget(self);
         raw
     }

@@ -378,7 +378,7 @@ unsafe fn start_claimed(target: *const Block) {
 
 fn install(block: &BlockRef, stack: GuardedStack) {
     stack.set_label(block.id, block.name().as_deref().unwrap_or(""));
-    let raw: *const Block = &**block;
+    let raw = block.as_raw();
     let coroutine = Coroutine::with_stack(stack, move |yielder, ()| {
         // SAFETY: whoever resumes the coroutine holds a count of its block as `current`.
         unsafe { entry(yielder, raw) }

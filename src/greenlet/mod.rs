@@ -68,6 +68,9 @@ pub struct AnyGreenlet {
     block: BlockRef,
 }
 
+/// Invariant in `T`, and nothing else.
+type Exactly<T> = fn(T) -> T;
+
 /// A handle to a greenlet that takes `In`s. Mirrors `greenlet.greenlet` objects.
 ///
 /// Dereferences to [`AnyGreenlet`]. Handles that two greenlets hold of each other keep both alive
@@ -83,14 +86,14 @@ pub struct AnyGreenlet {
 pub struct RawGreenlet<In> {
     any: AnyGreenlet,
     port: u64,
-    takes: PhantomData<fn(In) -> In>,
+    takes: PhantomData<Exactly<In>>,
 }
 
 /// A handle that does not keep its greenlet alive. Mirrors a `weakref` to a greenlet.
 pub struct WeakGreenlet<In> {
     block: Weak<Block>,
     port: u64,
-    takes: PhantomData<fn(In) -> In>,
+    takes: PhantomData<Exactly<In>>,
 }
 
 /// The running greenlet, seen from inside: it takes `In`s, and can switch.
@@ -106,7 +109,7 @@ pub struct Me<'a, In> {
     /// Uncounted: a greenlet must not keep itself alive.
     block: &'a BlockRef,
     port: u64,
-    takes: PhantomData<(fn(In) -> In, *mut ())>,
+    takes: PhantomData<(Exactly<In>, *mut ())>,
 }
 
 /// The place for the body of a [declared](Me::declare) greenlet. Dropped without
@@ -125,7 +128,7 @@ pub struct Me<'a, In> {
 pub struct Body<In, Out> {
     block: Option<BlockRef>,
     /// Invariant in both, as the handles are.
-    gives: PhantomData<fn(In, Out) -> (In, Out)>,
+    gives: PhantomData<(Exactly<In>, Exactly<Out>)>,
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ pub(super) fn exchange<In: 'static, E>(
     match sent {
         Err(refused) => {
             me.landing.set(null());
-            return Err(refused);
+            Err(refused)
         }
         // To itself: it has landed already.
         Ok(Some(next)) if next.same(me) => {
@@ -51,7 +51,7 @@ pub(super) fn exchange<In: 'static, E>(
             let landed = landing.take();
             let arrival = if landed.is_none() { me.take_arrival() } else { None };
             driver::reap_pending();
-            return Ok(arrived(landed, arrival));
+            Ok(arrived(landed, arrival))
         }
         Ok(next) => {
             me.state.set(State::Switched);
