@@ -217,9 +217,8 @@ fn parents_leave_nothing() {
 fn generators_leave_nothing() {
     let _watched = (watchdog(), alone());
     leaves_nothing(|| {
-        let numbers = |to: u32| {
-            Generator::<(), u32>::new(move |outside, ()| (0..to).for_each(|n| outside.send(n)))
-        };
+        let numbers =
+            |to: u32| Generator::<(), u32>::new(move |outside, ()| (0..to).for_each(|n| outside.send(n)));
         assert_eq!(numbers(5).sum::<u32>(), 10);
         let mut outer = Generator::<(), u32>::new(move |outside, ()| {
             for n in numbers(3) {

@@ -85,7 +85,10 @@ fn a_panic_passes_through_a_line_of_parents() {
 }
 
 /// Makes a greenlet of `body` whose parent, a child of the root, has ended.
-fn orphaned<Out: Default + 'static>(me: &Me<Out>, body: impl FnOnce(&Me<()>, ()) -> Out + 'static) -> RawGreenlet<()> {
+fn orphaned<Out: Default + 'static>(
+    me: &Me<Out>,
+    body: impl FnOnce(&Me<()>, ()) -> Out + 'static,
+) -> RawGreenlet<()> {
     let handed: Rc<RefCell<Option<RawGreenlet<()>>>> = Rc::default();
     let hand = handed.clone();
     let parent = me.child(move |me: &Me<Out>, first: Out| {
@@ -122,7 +125,9 @@ fn a_dead_parent_is_skipped_by_greenlet_exit() {
     let _watched = watchdog();
     enter(|me: &Me<u32>| {
         let child = orphaned(me, |_, ()| unreachable!("it never runs"));
-        assert!(matches!(me.throw(&child, Box::new(GreenletExit)), Err(SwitchError::Exited(id)) if id == child.id()));
+        assert!(
+            matches!(me.throw(&child, Box::new(GreenletExit)), Err(SwitchError::Exited(id)) if id == child.id())
+        );
     });
 }
 
@@ -243,7 +248,10 @@ fn a_mismatched_value_after_set_parent_is_an_orphan_with_the_value() {
             match me.switch(&target, 200) {
                 Err(SwitchError::Orphan(orphan)) => {
                     assert!(format!("{orphan:?}").contains("u8"));
-                    assert!(orphan.to_string().contains("u8") && orphan.to_string().contains("Token"), "{orphan}");
+                    assert!(
+                        orphan.to_string().contains("u8") && orphan.to_string().contains("Token"),
+                        "{orphan}"
+                    );
                     *orphan.into_value().downcast::<u8>().unwrap()
                 }
                 other => panic!("{:?}", other.map(|_| ())),

@@ -53,9 +53,7 @@ fn ids_are_unique_over_threads() {
     let threads: Vec<_> = (0..4)
         .map(|_| {
             std::thread::spawn(|| {
-                enter(|me: &Me<()>| {
-                    (0..3_000).map(|_| me.child(|_, ()| ()).id()).collect::<Vec<u64>>()
-                })
+                enter(|me: &Me<()>| (0..3_000).map(|_| me.child(|_, ()| ()).id()).collect::<Vec<u64>>())
             })
         })
         .collect();
