@@ -373,7 +373,7 @@ fn a_yield_without_a_consumer_is_an_error_in_the_generator() {
         let mut n = outside.send(first);
         loop {
             // Resumed by hand, it has nobody to yield to.
-            n = catch_unwind(AssertUnwindSafe(|| outside.send(n))).unwrap_or_else(|payload| resume(payload));
+            n = catch_unwind(AssertUnwindSafe(|| outside.send(n))).unwrap_or_else(resume);
         }
         fn resume(payload: Box<dyn std::any::Any + Send>) -> u8 {
             std::panic::resume_unwind(payload)

@@ -250,7 +250,7 @@ fn a_dead_target_gives_the_value_back() {
         me.switch(&child, drops.token()).unwrap();
         match me.switch(&child, drops.token()) {
             Err(SwitchError::Dead(token)) => drop(token),
-            other => panic!("{:?}", other.map(|()| ())),
+            other => panic!("{other:?}"),
         }
         assert_eq!((drops.count(), drops.alive()), (2, 0));
         // The same through `into_inner`, and with words.
