@@ -204,7 +204,10 @@ pub(crate) struct Block {
     /// Its place in the driver's list of greenlets that have a stack; `u32::MAX` without.
     pub(super) live_index: Cell<u32>,
     pub(super) body: Cell<Option<Body>>,
+    /// Set by [`Block::replace_parent`] alone, which keeps `children` right.
     parent: Cell<Option<BlockRef>>,
+    /// How many have this one as their parent.
+    children: Cell<u32>,
     pub(super) stack_size: Cell<StackSize>,
     pub(super) claim: Cell<Option<Claim>>,
     pub(crate) id: u64,
@@ -221,6 +224,9 @@ impl Block {
         is_root: bool,
         site: &'static Location<'static>,
     ) -> BlockRef {
+        if let Some(parent) = &parent {
+            parent.children.set(parent.children.get() + 1);
+        }
         let block = Block {
             strong: Cell::new(1),
             weak: Cell::new(1),
@@ -244,6 +250,7 @@ impl Block {
             rare: OnceCell::new(),
             body: Cell::new(None),
             parent: Cell::new(parent),
+            children: Cell::new(0),
             stack_size: Cell::new(StackSize::DEFAULT),
             claim: Cell::new(None),
             id: driver::next_id(),
@@ -306,9 +313,25 @@ impl Block {
         has
     }
 
-    /// Sets the parent and returns the one before, whose drop may run user code.
-    pub(super) fn replace_parent(&self, parent: Option<BlockRef>) -> Option<BlockRef> {
-        self.parent.replace(parent)
+    /// Whether any greenlet has this one as its parent.
+    pub(super) fn has_children(&self) -> bool {
+        self.children.get() > 0
+    }
+
+    /// Sets the parent, and lets the one before go: that may run user code.
+    pub(super) fn replace_parent(&self, parent: Option<BlockRef>) {
+        if let Some(parent) = &parent {
+            parent.children.set(parent.children.get() + 1);
+        }
+        leave(self.parent.replace(parent), false);
+    }
+
+    /// It has ended, and has told its parents: lets them go, unless its children are to find them.
+    /// Runs no user code.
+    pub(super) fn leave_parents(&self) {
+        if !self.has_children() {
+            leave(self.parent.take(), true);
+        }
     }
 
     pub(crate) fn name(&self) -> Option<Rc<str>> {
@@ -334,6 +357,35 @@ impl Block {
     }
 }
 
+/// Lets go of somebody's parent; `later`: what runs user code is left to who runs next.
+///
+/// A line of parents may be held by nothing else, and be too long for recursion: each lets its own go
+/// before it is dropped. One that is dead and has no children needs none.
+fn leave(mut parent: Option<BlockRef>, later: bool) {
+    while let Some(block) = parent {
+        block.children.set(block.children.get() - 1);
+        let last = block.is_last();
+        let suspended = matches!(block.state.get(), State::Switched | State::Parked);
+        match (last, later) {
+            (true, true) if suspended => return driver::reap_later(block),
+            (true, true) => return driver::drop_later(Box::new(block)),
+            (true, false) if suspended => driver::last_reference(block.clone()),
+            _ => {}
+        }
+        parent = match block.state.get() {
+            State::Dead if !block.has_children() => block.parent.take(),
+            State::Unstarted if last => block.parent.take(),
+            _ => None,
+        };
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.replace_parent(None);
+    }
+}
+
 /// A counted reference to a [`Block`]. Dropping the last one of a suspended greenlet unwinds it.
 ///
 /// An `Rc` in all but the count's place, which is in the block's first line, and the memory, which
@@ -351,9 +403,15 @@ impl BlockRef {
         self.0 == other.0
     }
 
-    /// Where the block is, without touching it.
+    /// Whether no other reference is left.
     #[inline]
-    pub(super) fn place(&self) -> *const Block {
+    pub(super) fn is_last(&self) -> bool {
+        self.strong.get() == 1
+    }
+
+    /// A pointer to the block that [`BlockRef::from_raw`] takes, without a count; the block is not touched.
+    #[inline]
+    pub(super) fn as_raw(&self) -> *const Block {
         self.0.as_ptr()
     }
 
@@ -452,7 +510,7 @@ impl std::ops::Deref for BlockRef {
 impl Drop for BlockRef {
     #[inline]
     fn drop(&mut self) {
-        if self.strong.get() == 1 && matches!(self.state.get(), State::Switched | State::Parked) {
+        if self.is_last() && matches!(self.state.get(), State::Switched | State::Parked) {
             driver::last_reference(self.clone());
         }
         // Read again: whoever unwound it may have kept a reference.

@@ -36,6 +36,7 @@
 //! * Nothing suspends while its thread is panicking, so std's per-thread panic count is zero at
 //!   each switch: refused in [`refusal`].
 
+use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -91,6 +92,10 @@ struct Driver {
     tracer: RefCell<ManuallyDrop<Option<Tracer>>>,
     /// Greenlets whose last reference went where they could not be unwound at once.
     to_reap: RefCell<ManuallyDrop<Vec<BlockRef>>>,
+    /// Somebody waits in [`reap`]; it sees to `to_reap` afterwards, so that waits do not pile up.
+    reaping: Cell<bool>,
+    /// What [`drop_later`] was given.
+    to_drop: RefCell<ManuallyDrop<Vec<Box<dyn Any>>>>,
     /// Every greenlet that has a stack, not counted.
     live: RefCell<ManuallyDrop<Vec<*const Block>>>,
     ids: Cell<(u64, u64)>,
@@ -137,6 +142,8 @@ thread_local! {
             hooks: Cell::new(None),
             tracer: RefCell::new(ManuallyDrop::new(None)),
             to_reap: RefCell::new(ManuallyDrop::new(Vec::new())),
+            reaping: Cell::new(false),
+            to_drop: RefCell::new(ManuallyDrop::new(Vec::new())),
             live: RefCell::new(ManuallyDrop::new(Vec::new())),
             ids: Cell::new((0, 0)),
             places: RefCell::new(ManuallyDrop::new(Vec::new())),
@@ -396,13 +403,13 @@ pub(crate) fn prefetch(block: &BlockRef, stack: bool) {
                     _mm_prefetch::<_MM_HINT_T0>(end.wrapping_add(line * 64));
                 }
             } else {
-                _mm_prefetch::<_MM_HINT_T0>(block.place().cast::<i8>());
+                _mm_prefetch::<_MM_HINT_T0>(block.as_raw().cast::<i8>());
             }
         }
     }
     #[cfg(target_arch = "aarch64")]
     {
-        let (from, lines) = if stack { (block.depth.get(), 6) } else { (block.place().cast::<u8>(), 1) };
+        let (from, lines) = if stack { (block.depth.get(), 6) } else { (block.as_raw().cast::<u8>(), 1) };
         for line in 0..lines {
             // SAFETY: as above; the instruction has no other effect.
             unsafe {
@@ -477,7 +484,7 @@ unsafe fn start_claimed(target: *const Block) {
 
 fn install(block: &BlockRef, stack: GuardedStack) {
     stack.set_label(block.id, block.name().as_deref().unwrap_or(""));
-    let raw: *const Block = &**block;
+    let raw = block.as_raw();
     let coroutine = Coroutine::with_stack(stack, move |yielder, ()| {
         // SAFETY: whoever resumes the coroutine holds a count of its block as `current`.
         unsafe { entry(yielder, raw) }
@@ -571,8 +578,10 @@ fn attend(d: &Driver, previous: &BlockRef) {
             std::panic::resume_unwind(payload);
         }
     }
-    reap_waiting(d);
-    d.set(ATTENTION, d.tracer.borrow().is_some());
+    if !d.reaping.get() {
+        clear_waiting(d);
+        d.set(ATTENTION, d.tracer.borrow().is_some());
+    }
 }
 
 /// Notes that the coming switch is a throw, when anybody wants to know.
@@ -583,7 +592,10 @@ pub(super) fn note_throw() {
 /// Sets the thread's tracer, and returns the one before.
 pub(super) fn set_tracer(tracer: Option<Tracer>) -> Option<Tracer> {
     DRIVER.with(|d| {
-        d.set(ATTENTION, tracer.is_some() || !d.to_reap.borrow().is_empty());
+        d.set(
+            ATTENTION,
+            tracer.is_some() || !d.to_reap.borrow().is_empty() || !d.to_drop.borrow().is_empty(),
+        );
         std::mem::replace(&mut **d.tracer.borrow_mut(), tracer)
     })
 }
@@ -641,24 +653,52 @@ pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {
 #[cold]
 pub(super) fn last_reference(block: BlockRef) {
     DRIVER.with(|d| {
-        if d.current.get().is_null() || refusal().is_some() {
-            d.to_reap.borrow_mut().push(block);
-            d.set(ATTENTION, true);
+        if d.current.get().is_null() || refusal().is_some() || d.reaping.get() {
+            reap_later(block);
         } else {
             reap(&block);
+            drop(block);
+            clear_waiting(d);
         }
     });
 }
 
-/// Unwinds what [`last_reference`] had to put off.
+/// Has a suspended greenlet unwound at the next switch that allows it.
 #[cold]
-fn reap_waiting(d: &Driver) {
+pub(super) fn reap_later(block: BlockRef) {
+    DRIVER.with(|d| {
+        d.to_reap.borrow_mut().push(block);
+        d.set(ATTENTION, true);
+    });
+}
+
+/// Has the greenlet that runs next drop `what`, since dropping runs user code: it may panic, switch, or
+/// be thrown at, and where this is called one can bear none of these.
+#[cold]
+pub(super) fn drop_later(what: Box<dyn Any>) {
+    DRIVER.with(|d| {
+        d.to_drop.borrow_mut().push(what);
+        d.set(ATTENTION, true);
+    });
+}
+
+/// Unwinds what [`last_reference`] had to put off, and drops what [`drop_later`] was given.
+#[cold]
+fn clear_waiting(d: &Driver) {
     loop {
         let next = d.to_reap.borrow_mut().pop();
-        match next {
-            Some(block) => reap(&block),
-            None => return,
+        if let Some(block) = next {
+            // Found again through a weak handle, it lives on; its last reference comes here anew.
+            if block.is_last() {
+                reap(&block);
+            }
+            continue;
         }
+        let next = d.to_drop.borrow_mut().pop();
+        let Some(what) = next else { return };
+        // It has nothing to do with this greenlet, so it does not raise in it: the panic hook has
+        // told of it. Should it have been told to end in here, its next switch tells it again.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(what)));
     }
 }
 
@@ -666,8 +706,8 @@ fn reap_waiting(d: &Driver) {
 #[inline]
 pub(crate) fn reap_pending() {
     DRIVER.with(|d| {
-        if d.is(ATTENTION) && refusal().is_none() {
-            reap_waiting(d);
+        if d.is(ATTENTION) && !d.reaping.get() && refusal().is_none() {
+            clear_waiting(d);
         }
     });
 }
@@ -678,6 +718,13 @@ pub(crate) fn reap(block: &BlockRef) {
     if !matches!(block.state.get(), State::Switched | State::Parked) || block.live_index.get() == u32::MAX {
         return;
     }
+    struct Reaping(bool);
+    impl Drop for Reaping {
+        fn drop(&mut self) {
+            DRIVER.with(|d| d.reaping.set(self.0));
+        }
+    }
+    let _reaping = Reaping(DRIVER.with(|d| d.reaping.replace(true)));
     with_current(|me| {
         let outer = me.state.replace(State::Parked);
         block.rare().reaper.set(Some(me.clone()));
@@ -750,7 +797,11 @@ pub(crate) fn end_all() {
             let Some(raw) = last else { break };
             // SAFETY: on the list, so not freed; the copy is not dropped, its clone is counted.
             let block = BlockRef::clone(&ManuallyDrop::new(unsafe { BlockRef::from_raw(raw) }));
-            reap(&block);
+            // A tracer may panic here, where nobody could catch it; it is removed then.
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                reap(&block);
+                clear_waiting(d);
+            }));
         }
         d.set(EXITING, was);
     });
@@ -772,8 +823,32 @@ impl Drop for ExitGuard {
             (hooks.exit)();
         }
         drop(set_tracer(None));
+        free();
         // The stacks' own hook gives the free ones to other threads after this.
         let places = DRIVER.with(|d| std::mem::take(&mut **d.places.borrow_mut()));
         shared_places().0.extend(places);
     }
+}
+
+/// Frees what the driver holds, as far as it is not needed for greenlets that were left suspended. It
+/// can be used again: what is made then is leaked.
+fn free() {
+    DRIVER.with(|d| {
+        clear_waiting(d);
+        d.set(ATTENTION, false);
+        // Empty but for a greenlet that was started, or dropped, by the destructor of another.
+        if d.to_reap.borrow().is_empty() && d.to_drop.borrow().is_empty() && d.live.borrow().is_empty() {
+            drop(std::mem::take(&mut **d.to_reap.borrow_mut()));
+            drop(std::mem::take(&mut **d.to_drop.borrow_mut()));
+            drop(std::mem::take(&mut **d.live.borrow_mut()));
+        }
+        for cell in [&d.current, &d.root] {
+            let root = cell.replace(null());
+            if !root.is_null() {
+                // SAFETY: the cell owned a count, which is taken here once. Nothing runs as the root
+                // any more: the thread's own function has returned, or has called `process::exit`.
+                drop(unsafe { BlockRef::from_raw(root) });
+            }
+        }
+    });
 }

@@ -178,14 +178,22 @@ impl<S: 'static, Y: 'static, R: 'static> Yielder<'_, S, Y, R> {
     pub fn send(&self, value: Y) -> S {
         let consumer = self.shared.consumer.borrow_mut().take();
         let Some(consumer) = consumer else {
+            // Dropped, it has no consumer any more: this raises `GreenletExit` again, as often as a
+            // switch would.
+            let _ = self.me.refusal();
             panic!("a generator was resumed by other than `Generator::send`")
         };
-        match self.me.switch(&consumer, Step::Yielded(value)) {
+        // No handle of it stays on this stack: a suspended generator must not keep its consumer alive,
+        // on whose stack it lies.
+        let waiting = consumer.downgrade();
+        match self.me.switch_by_value(consumer, Step::Yielded(value)) {
             Ok(sent) => sent,
-            Err(refused) => {
-                let text = refused.to_string();
-                // The consumer still waits.
-                self.shared.consumer.replace(Some(consumer));
+            Err(error) => {
+                let text = error.to_string();
+                if error.into_inner().is_some() {
+                    // Not sent: the consumer still waits.
+                    self.shared.consumer.replace(waiting.upgrade());
+                }
                 panic!("a generator cannot yield here: {text}")
             }
         }

@@ -67,6 +67,9 @@ pub struct AnyGreenlet {
     block: BlockRef,
 }
 
+/// Invariant in `T`, and nothing else.
+type Exactly<T> = fn(T) -> T;
+
 /// A handle to a greenlet that takes `In`s. Mirrors `greenlet.greenlet` objects.
 ///
 /// Dereferences to [`AnyGreenlet`]. Handles that two greenlets hold of each other keep both alive
@@ -82,14 +85,14 @@ pub struct AnyGreenlet {
 pub struct RawGreenlet<In> {
     any: AnyGreenlet,
     port: u64,
-    takes: PhantomData<fn(In) -> In>,
+    takes: PhantomData<Exactly<In>>,
 }
 
 /// A handle that does not keep its greenlet alive. Mirrors a `weakref` to a greenlet.
 pub struct WeakGreenlet<In> {
     block: WeakRef,
     port: u64,
-    takes: PhantomData<fn(In) -> In>,
+    takes: PhantomData<Exactly<In>>,
 }
 
 /// The running greenlet, seen from inside: it takes `In`s, and can switch.
@@ -105,14 +108,26 @@ pub struct Me<'a, In> {
     /// Uncounted: a greenlet must not keep itself alive.
     block: &'a BlockRef,
     port: u64,
-    takes: PhantomData<(fn(In) -> In, *mut ())>,
+    takes: PhantomData<(Exactly<In>, *mut ())>,
 }
 
 /// The place for the body of a [declared](Me::declare) greenlet. Dropped without
 /// [`run`](Body::run), the greenlet is dead.
+///
+/// It takes exactly what handles send, not a subtype: a body for more general functions would call
+/// what it is sent with arguments that do not live long enough.
+///
+/// ```compile_fail
+/// # use gevent::{enter, Body, Me};
+/// enter(|me: &Me<()>| {
+///     let (_child, body) = me.declare::<fn(&'static str)>();
+///     let body: Body<for<'a> fn(&'a str), ()> = body;
+/// });
+/// ```
 pub struct Body<In, Out> {
     block: Option<BlockRef>,
-    gives: PhantomData<fn(In) -> Out>,
+    /// Invariant in both, as the handles are.
+    gives: PhantomData<(Exactly<In>, Exactly<Out>)>,
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -200,13 +215,15 @@ impl AnyGreenlet {
     /// Whom its result goes to; `None` for a root, a spawned greenlet (its hub) and a dead one.
     /// Mirrors `greenlet.parent`.
     pub fn parent(&self) -> Option<AnyGreenlet> {
-        self.block.parent().map(AnyGreenlet::from_block)
+        // A dead one keeps it, for its children only.
+        if self.is_dead() { None } else { self.block.parent().map(AnyGreenlet::from_block) }
     }
 
     /// Gives its result to another greenlet. Mirrors setting `greenlet.parent`.
     ///
     /// What it returns is checked when it ends: a parent that waits for another type receives
-    /// [`SwitchError::Orphan`] with the value boxed.
+    /// [`SwitchError::Orphan`] with the value boxed. A parent that has ended already stands for its
+    /// own parent, or for the root once nothing else has it as its parent.
     ///
     /// # Errors
     /// A cycle; a root; a spawned greenlet.
@@ -217,14 +234,17 @@ impl AnyGreenlet {
         if !self.is_dead() && !self.block.has_parent() {
             return Err(ParentError::Spawned);
         }
+        // One that has no children is nobody's ancestor but its own.
         let mut ancestor = Some(parent.block.clone());
         while let Some(block) = ancestor {
             if block.same(&self.block) {
                 return Err(ParentError::Cycle);
             }
-            ancestor = block.parent();
+            ancestor = if self.block.has_children() { block.parent() } else { None };
         }
-        drop(self.block.replace_parent(Some(parent.block.clone())));
+        // One that has ended and has no children has forgotten whom it told: the root is told then.
+        let forgotten = parent.is_dead() && !parent.block.has_parent();
+        self.block.replace_parent(Some(if forgotten { driver::root() } else { parent.block.clone() }));
         Ok(())
     }
 
@@ -425,8 +445,14 @@ impl<In: 'static> Me<'_, In> {
     /// # Panics
     /// Raises what is thrown here, and the panic of a child that ends by one.
     pub fn switch<T: 'static>(&self, to: &RawGreenlet<T>, value: T) -> Result<In, SwitchError<T>> {
+        self.switch_by_value(to.clone(), value)
+    }
+
+    /// The same, holding no handle of `to` while this greenlet is suspended.
+    #[inline]
+    fn switch_by_value<T: 'static>(&self, to: RawGreenlet<T>, value: T) -> Result<In, SwitchError<T>> {
         let me = self.block;
-        let target = &to.any.block;
+        let target = to.any.block;
         match self.refusal() {
             None => {}
             Some(None) => return Err(SwitchError::NotCurrent(value)),
@@ -440,21 +466,21 @@ impl<In: 'static> Me<'_, In> {
                 if target.port.get() != to.port {
                     return Err(SwitchError::OtherType(take()));
                 }
-                driver::prefetch(target, true);
+                driver::prefetch(&target, true);
                 // SAFETY: it is suspended in `exchange` (or is this greenlet, in it) under the port
                 // that `to` was made with, and one port has one type.
-                unsafe { transfer::land(target, take()) };
-                Ok(Some(target.clone()))
+                unsafe { transfer::land(&target, take()) };
+                Ok(Some(target))
             }
             State::Unstarted => {
                 let body = target.body.take();
                 let Some(body) = body else { return Err(SwitchError::NoBody(take())) };
                 target.body.set(Some(body));
-                if let Err(error) = driver::prepare(target) {
+                if let Err(error) = driver::prepare(&target) {
                     return Err(SwitchError::NoStack(take(), error));
                 }
-                transfer::point_first(target, &value);
-                Ok(Some(target.clone()))
+                transfer::point_first(&target, &value);
+                Ok(Some(target))
             }
             State::Parked => Err(SwitchError::Parked(take())),
             State::Dead => Err(SwitchError::Dead(take())),
@@ -498,8 +524,12 @@ impl<In: 'static> Me<'_, In> {
                     None => Err(SwitchError::Parked(payload)),
                 };
             }
-            // What it captured is dropped before anything is sent: that may run user code.
-            State::Unstarted => transfer::discard(target),
+            // What it captured is dropped before anything is sent: that may run user code, which may
+            // switch, so whether this greenlet may is asked again.
+            State::Unstarted => {
+                transfer::discard(target);
+                self.raise_if_reaped();
+            }
             State::Switched | State::Parked => {}
         }
         let sent = transfer::exchange::<In, _>(me, self.port, || match target.state.get() {
@@ -528,6 +558,15 @@ impl<In: 'static> Me<'_, In> {
         if let Some(refusal) = driver::refusal() {
             return Some(Some(refusal));
         }
+        driver::reap_pending();
+        self.raise_if_reaped();
+        None
+    }
+
+    /// Raises `GreenletExit` in this greenlet when somebody waits in a drop for its end.
+    #[inline]
+    fn raise_if_reaped(&self) {
+        let me = self.block;
         if me.is_reaped() {
             // It was told to end and went on: told again, it may not switch away from who waits.
             let survived = &me.rare().survived;
@@ -537,8 +576,6 @@ impl<In: 'static> Me<'_, In> {
             }
             std::panic::resume_unwind(Box::new(GreenletExit));
         }
-        driver::reap_pending();
-        None
     }
 }
 

@@ -43,10 +43,16 @@ pub(super) fn exchange<In: 'static, E>(
     match sent {
         Err(refused) => {
             me.landing.set(null());
-            return Err(refused);
+            Err(refused)
         }
         // To itself: it has landed already.
-        Ok(Some(next)) if next.same(me) => me.landing.set(null()),
+        Ok(Some(next)) if next.same(me) => {
+            me.landing.set(null());
+            let landed = landing.take();
+            let arrival = if landed.is_none() { me.take_arrival() } else { None };
+            driver::reap_pending();
+            Ok(arrived(landed, arrival))
+        }
         Ok(next) => {
             me.state.set(State::Switched);
             driver::switch_to(next);
@@ -55,12 +61,9 @@ pub(super) fn exchange<In: 'static, E>(
             let arrival = if landed.is_none() { me.take_arrival() } else { None };
             // User code may run in here (a tracer, a drop), so what arrived was taken before.
             driver::settle();
-            return Ok(arrived(landed, arrival));
+            Ok(arrived(landed, arrival))
         }
     }
-    let landed = landing.take();
-    let arrival = if landed.is_none() { me.take_arrival() } else { None };
-    Ok(arrived(landed, arrival))
 }
 
 #[inline]
@@ -136,10 +139,19 @@ impl<Out> Ending<Out> {
 
 /// Tells whoever is to know how `who` ended, and says who runs next (`None`: whom the hub picks).
 ///
+/// Runs no user code: `who` cannot be unwound any more, or is not the greenlet that runs. What is to be
+/// dropped is dropped by the greenlet that runs next.
+///
 /// Walks up the parents: the dead are skipped, an unstarted one is started with a value of its type
 /// (and dies of anything else), a suspended one receives it. What fails becomes the error that the
 /// next ancestor receives.
-pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> Option<BlockRef> {
+pub(super) fn finish<Out: 'static>(who: &BlockRef, ending: Ending<Out>) -> Option<BlockRef> {
+    let next = tell(who, ending);
+    who.leave_parents();
+    next
+}
+
+fn tell<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> Option<BlockRef> {
     if let Some(reaper) = who.take_reaper() {
         // Nobody holds it any more: a value is dropped, only a panic is worth a line.
         if let Ending::Raise(payload) = ending {
@@ -148,10 +160,14 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
                 who.describe(),
                 exit::message(&payload)
             ));
+            driver::drop_later(Box::new(payload));
+        } else {
+            ending.drop_later();
         }
         return Some(reaper);
     }
-    let mut ancestor = who.replace_parent(None);
+    // They stay linked until all is told: a dead one leads its children to who is next.
+    let mut ancestor = who.parent();
     while let Some(parent) = ancestor {
         match parent.state.get() {
             State::Dead => {}
@@ -179,7 +195,7 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
                     ending = other.mismatched(who.id, parent.kind.get());
                     // A throw at a greenlet that never ran ends it; its parent is told.
                     if !matches!(ending, Ending::Orphan(_)) {
-                        discard(&parent);
+                        end_unstarted(&parent);
                     }
                 }
             },
@@ -190,7 +206,10 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
                     // of the kind that `mismatched` has just compared with `Out`.
                     Ending::Value(value) => unsafe { land(&parent, value) },
                     Ending::Raise(payload) => {
-                        driver::note_throw();
+                        // To itself it is raised at once, without a switch to tell of.
+                        if parent.state.get() == State::Switched {
+                            driver::note_throw();
+                        }
                         parent.arrive(Arrival::Throw(payload));
                     }
                     Ending::Exited(id) => parent.arrive(Arrival::Exited(id)),
@@ -206,6 +225,7 @@ pub(super) fn finish<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> O
         ancestor = parent.parent();
     }
     lost(who, &ending);
+    ending.drop_later();
     None
 }
 
@@ -230,6 +250,15 @@ fn has_body(block: &BlockRef) -> bool {
 }
 
 impl<Out: 'static> Ending<Out> {
+    fn drop_later(self) {
+        match self {
+            Ending::Value(value) if std::mem::needs_drop::<Out>() => driver::drop_later(Box::new(value)),
+            Ending::Value(_) | Ending::Exited(_) => {}
+            Ending::Raise(payload) => driver::drop_later(Box::new(payload)),
+            Ending::Orphan(orphan) => driver::drop_later(Box::new(orphan)),
+        }
+    }
+
     /// A value that a landing of this kind cannot take becomes an orphan.
     fn mismatched(self, from: u64, kind: Kind) -> Self {
         match self {
@@ -244,11 +273,20 @@ impl<Out: 'static> Ending<Out> {
     }
 }
 
-/// Ends a greenlet that never ran. Its body, and so what it captured, is dropped.
+/// Ends a greenlet that never ran. Its body, and so what it captured, is dropped: user code.
 pub(super) fn discard(block: &BlockRef) {
     block.state.set(State::Dead);
     drop(block.claim.take());
     drop(block.body.take());
+}
+
+/// The same, where no user code may run.
+fn end_unstarted(block: &BlockRef) {
+    block.state.set(State::Dead);
+    drop(block.claim.take());
+    if let Some(body) = block.body.take() {
+        driver::drop_later(Box::new(body));
+    }
 }
 
 #[cold]

@@ -1,0 +1,127 @@
+//! Helpers that the test files share: a watchdog, drop counters, caught panics, subprocesses.
+
+// Each test file is a crate of its own and uses some of these only.
+#![allow(dead_code)]
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Output};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Ends the process with a message when the test that holds it takes longer than a minute.
+#[must_use]
+pub(crate) struct Watchdog {
+    /// Dropped with the test; the watching thread sees that.
+    _alive: mpsc::Sender<()>,
+}
+
+/// Watches the calling test, whose name is its thread's.
+pub(crate) fn watchdog() -> Watchdog {
+    let name = std::thread::current().name().unwrap_or("a thread without a name").to_owned();
+    let (alive, gone) = mpsc::channel();
+    std::thread::spawn(move || {
+        if gone.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("watchdog: {name} has run for 60 s; the process is aborted");
+            std::process::abort();
+        }
+    });
+    Watchdog { _alive: alive }
+}
+
+/// Counts the drops of the tokens that it has handed out.
+#[derive(Clone, Default)]
+pub(crate) struct Drops {
+    made: Rc<Cell<usize>>,
+    dropped: Rc<Cell<usize>>,
+}
+
+impl Drops {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// A value whose drop is counted.
+    pub(crate) fn token(&self) -> Token {
+        self.made.set(self.made.get() + 1);
+        Token { drops: self.clone() }
+    }
+
+    /// How many tokens were dropped so far.
+    pub(crate) fn count(&self) -> usize {
+        self.dropped.get()
+    }
+
+    /// How many tokens are alive.
+    pub(crate) fn alive(&self) -> usize {
+        self.made.get() - self.dropped.get()
+    }
+}
+
+/// See [`Drops::token`].
+pub(crate) struct Token {
+    drops: Drops,
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.drops.dropped.set(self.drops.dropped.get() + 1);
+    }
+}
+
+/// Runs a function when it is dropped.
+pub(crate) struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> OnDrop<F> {
+    pub(crate) fn new(f: F) -> Self {
+        OnDrop(Some(f))
+    }
+}
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(f) = self.0.take() {
+            f();
+        }
+    }
+}
+
+/// What `f` raises; it must raise something.
+#[track_caller]
+pub(crate) fn raised<R>(f: impl FnOnce() -> R) -> Box<dyn Any + Send> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(_) => panic!("nothing was raised"),
+        Err(payload) => payload,
+    }
+}
+
+/// The same, as the type that it must be.
+#[track_caller]
+pub(crate) fn raised_as<P: Any, R>(f: impl FnOnce() -> R) -> P {
+    match raised(f).downcast::<P>() {
+        Ok(payload) => *payload,
+        Err(_) => panic!("something other than a {} was raised", std::any::type_name::<P>()),
+    }
+}
+
+/// The variable that tells a test that it is the child of itself.
+pub(crate) const CHILD: &str = "GEVENT_TEST_CHILD";
+
+/// Whether this process was started by [`subprocess`].
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// Runs this test binary again, for the one test `name`, with [`CHILD`] and `env` set. It is ended
+/// after a minute.
+pub(crate) fn subprocess(name: &str, env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, name);
+    command.env("RUST_BACKTRACE", "0");
+    for (key, value) in env {
+        command.env(key, value);
+    }
+    command.output().expect("the test binary can be run again")
+}
