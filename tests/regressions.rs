@@ -259,3 +259,31 @@ fn a_greenlet_found_again_before_it_was_unwound_lives_on() {
         assert!(child.is_dead());
     });
 }
+
+/// A `Hub` kept in a thread-local that outlived the hub pointed to freed memory.
+#[test]
+fn a_hub_that_is_kept_past_the_end_of_its_thread_sees_the_next_one() {
+    use std::cell::RefCell;
+    let _watched = watchdog();
+    struct Kept(RefCell<Option<gevent::Hub>>);
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            let hub = self.0.take().expect("stored");
+            assert_eq!(hub.ready_count(), 0);
+            SEEN.store(hub.id(), std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+    static SEEN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    thread_local! { static KEPT: Kept = const { Kept(RefCell::new(None)) } }
+    let first = std::thread::spawn(|| {
+        // Touched before the hub is there, so destroyed after it.
+        KEPT.with(|kept| {
+            let hub = gevent::Hub::current();
+            *kept.0.borrow_mut() = Some(hub);
+            hub.id()
+        })
+    })
+    .join()
+    .unwrap();
+    assert!(SEEN.load(std::sync::atomic::Ordering::SeqCst) > first, "another hub, not the freed one");
+}

@@ -178,10 +178,10 @@ fn exit() {
 /// This thread's hub. Mirrors `gevent.get_hub()`.
 ///
 /// Made when something first needs it; [`Hub::builder`] makes one with other settings before that.
-/// The value is a mere view: it never leaves the thread.
+/// The value is a mere view, looked up at each use: it never leaves the thread, and one that is kept
+/// longer than the thread's hub sees the next one.
 #[derive(Clone, Copy)]
 pub struct Hub {
-    inner: &'static Inner,
     here: PhantomData<*mut ()>,
 }
 
@@ -195,7 +195,8 @@ impl Hub {
     /// println!("{:?}", gevent::Hub::current());
     /// ```
     pub fn current() -> Hub {
-        Hub { inner: hub(), here: PhantomData }
+        hub();
+        Hub { here: PhantomData }
     }
 
     /// Settings for this thread's hub, before it is made.
@@ -205,17 +206,17 @@ impl Hub {
 
     /// Its number, unique in this process.
     pub fn id(&self) -> u32 {
-        self.inner.shared.id
+        hub().shared.id
     }
 
     /// The name of the thread that it belongs to.
-    pub fn thread_name(&self) -> &str {
-        &self.inner.shared.thread
+    pub fn thread_name(&self) -> String {
+        hub().shared.thread.clone()
     }
 
     /// How many greenlets are ready to run.
     pub fn ready_count(&self) -> usize {
-        self.inner.ready.borrow().len()
+        hub().ready.borrow().len()
     }
 
     /// How many greenlets have a stack: started and not ended.
@@ -225,12 +226,12 @@ impl Hub {
 
     /// How many timers are set.
     pub fn timer_count(&self) -> usize {
-        self.inner.timers.borrow().len()
+        hub().timers.borrow().len()
     }
 
     /// The time of its clock, as of its last look, since an arbitrary start.
     pub fn now(&self) -> std::time::Duration {
-        std::time::Duration::from_nanos(self.inner.clock.now())
+        std::time::Duration::from_nanos(hub().clock.now())
     }
 
     /// Whom to tell of a greenlet that panicked and that nobody joins: its handle was dropped.
@@ -252,7 +253,7 @@ impl Hub {
     /// assert_eq!(told.get(), 1);
     /// ```
     pub fn on_error(&self, f: impl Fn(Failure) + 'static) {
-        let before = self.inner.on_error.replace(Some(Rc::new(f)));
+        let before = hub().on_error.replace(Some(Rc::new(f)));
         drop(before);
     }
 
@@ -420,7 +421,8 @@ impl HubBuilder {
                 ),
             ));
         }
-        Ok(Hub { inner: self.make()?, here: PhantomData })
+        self.make()?;
+        Ok(Hub { here: PhantomData })
     }
 
     fn make(self) -> io::Result<&'static Inner> {
@@ -493,7 +495,7 @@ impl HubHandle {
 impl Hub {
     /// A handle for other threads.
     pub fn handle(&self) -> HubHandle {
-        HubHandle { shared: self.inner.shared.clone() }
+        HubHandle { shared: hub().shared.clone() }
     }
 }
 
