@@ -124,6 +124,44 @@ fn without_hub<T>(
     }
 }
 
+/// The first pause between two tries of [`retrying`], and the longest; it doubles.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// [`blocking`], for calls that the kernel refuses with EAGAIN and of which it never says when they
+/// would succeed: `connect` of a unix stream whose listener's queue is full, and a unix datagram sent
+/// to a full receiver that is not connected to. They are tried again after a while.
+pub(crate) fn retrying<T>(
+    fd: BorrowedFd<'_>,
+    limit: Option<Duration>,
+    mut op: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let again = || io::Error::from_raw_os_error(libc::EAGAIN);
+    let (mut pause, longest) = PAUSES;
+    let mut left = limit.unwrap_or(Duration::MAX);
+    loop {
+        match op() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+        if left.is_zero() {
+            return Err(again());
+        }
+        let now = pause.min(left);
+        match hub_here() {
+            None => std::thread::sleep(now),
+            Some(hub) => {
+                let until = Until::Alarm(hub.deadline(now));
+                match hub.wait(WaitsFor::Write(fd.as_raw_fd()), until, |_| Ok(true)) {
+                    Ok(_) => {}
+                    Err(cut) => return Err(cut.into_io()),
+                }
+            }
+        }
+        left -= now;
+        pause = longest.min(pause * 2);
+    }
+}
+
 /// Waits until a descriptor is ready on one side, at most `limit`. False: it is not.
 ///
 /// Edge-triggered at heart, level-triggered in effect: it asks the kernel before it parks.
