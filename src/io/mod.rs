@@ -53,7 +53,12 @@ pub(crate) fn blocking<T>(
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     hub.poller.drained(raw, side, false);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // Failures count too: a loop that tries until it works, such as `accept` without
+                    // descriptors left, must let those run who could make it work.
+                    hub.spend();
+                    return Err(error);
+                }
             }
         }
         let until = *until.get_or_insert_with(|| deadline(hub, limit));
@@ -61,6 +66,17 @@ pub(crate) fn blocking<T>(
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
     }
+}
+
+/// Makes one call that never waits: non-blocking mode, or what needs no wait. It counts as one all
+/// the same, so that a loop around it does not hold up the other greenlets.
+#[inline]
+pub(crate) fn at_once<T>(op: impl FnOnce() -> T) -> T {
+    let done = op();
+    if let Some(hub) = hub::existing() {
+        hub.spend();
+    }
+    done
 }
 
 /// The hub to wait in: this thread's, made if a greenlet asks. An ordinary thread without one needs
@@ -139,7 +155,7 @@ pub(crate) fn retrying<T>(
     let (mut pause, longest) = PAUSES;
     let mut left = limit.unwrap_or(Duration::MAX);
     loop {
-        match op() {
+        match at_once(&mut op) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done,
         }
