@@ -90,7 +90,7 @@ impl TcpListener {
     /// ```
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (fd, from) = self.socket.accept()?;
-        let stream = TcpStream::accepted(fd);
+        let stream = TcpStream { socket: self.socket.accepted(fd.into()) };
         Ok((stream, told(from)?))
     }
 

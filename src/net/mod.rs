@@ -44,10 +44,10 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`socket`] | what all kinds share: modes, and the calls that may wait |
-//! | [`methods`] | methods and traits that several kinds have word for word |
-//! | [`addr`] | [`ToSocketAddrs`] |
-//! | [`listener`], [`stream`], [`udp`] | one type each; those of unix are in [`os::unix::net`](crate::os::unix::net) |
+//! | `socket` | what all kinds share: modes, and the calls that may wait |
+//! | `methods` | methods and traits that several kinds have word for word |
+//! | `addr` | [`ToSocketAddrs`] |
+//! | `listener`, `stream`, `udp` | one type each; those of unix are in [`os::unix::net`](crate::os::unix::net) |
 //!
 //! # Unsafe
 //!

@@ -32,12 +32,15 @@ pub(crate) trait Std: AsFd {
     const SHORT_READ_DRAINS: bool = false;
     /// A write of fewer bytes than asked for filled the buffer.
     const SHORT_WRITE_DRAINS: bool = false;
+    /// An accepted connection starts with the timeouts of its listener.
+    const INHERITS_TIMEOUTS: bool = false;
 }
 
 impl Std for std::net::TcpListener {}
 impl Std for std::net::TcpStream {
     const SHORT_READ_DRAINS: bool = true;
     const SHORT_WRITE_DRAINS: bool = true;
+    const INHERITS_TIMEOUTS: bool = true;
 }
 impl Std for std::net::UdpSocket {}
 impl Std for std::os::unix::net::UnixListener {}
@@ -140,6 +143,18 @@ impl<S: Std> Socket<S> {
         std
     }
 
+    /// A connection that this listener accepted. The kernel has given it the listener's timeouts, if
+    /// it is TCP.
+    pub(crate) fn accepted<T: Std>(&self, std: T) -> Socket<T> {
+        let accepted = Socket::new(std);
+        if T::INHERITS_TIMEOUTS {
+            for side in [Side::Read, Side::Write] {
+                accepted.mode.set_limit(side, self.mode.limit(side));
+            }
+        }
+        accepted
+    }
+
     /// A clone: another descriptor of the same socket.
     pub(crate) fn share(&self, copy: S) -> Self {
         Socket { std: Some(copy), mode: self.mode.clone() }
@@ -178,10 +193,10 @@ impl<S: Std> Socket<S> {
         &self,
         side: Side,
         drained: impl Fn(&T) -> bool,
-        mut op: impl FnMut() -> io::Result<T>,
+        op: impl FnMut() -> io::Result<T>,
     ) -> io::Result<T> {
         if self.nonblocking() {
-            return op();
+            return cooperative::at_once(op);
         }
         cooperative::blocking(self.fd(), side, self.mode.limit(side), drained, op)
     }
@@ -241,7 +256,7 @@ impl<S: Std> Socket<S> {
     pub(crate) fn send_to_retrying(&self, buf: &[u8], to: &SockAddr) -> io::Result<usize> {
         let op = || socket::send_to(self.fd(), buf, to);
         if self.nonblocking() {
-            return op();
+            return cooperative::at_once(op);
         }
         cooperative::retrying(self.fd(), self.mode.limit(Side::Write), op)
     }

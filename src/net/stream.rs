@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::addr::{ToSocketAddrs, each};
 use super::methods::{common_methods, descriptor_traits, stream_traits, timeout_methods, ttl_methods};
 use super::socket::Socket;
-use crate::sys;
+use crate::{io as cooperative, sys};
 
 /// A TCP connection.
 ///
@@ -39,17 +39,13 @@ use crate::sys;
 /// # std::io::Result::Ok(())
 /// ```
 pub struct TcpStream {
-    pub(crate) socket: Socket<std::net::TcpStream>,
+    pub(super) socket: Socket<std::net::TcpStream>,
 }
 
 descriptor_traits!(TcpStream, std::net::TcpStream);
 stream_traits!(TcpStream, &TcpStream);
 
 impl TcpStream {
-    pub(super) fn accepted(fd: OwnedFd) -> TcpStream {
-        TcpStream { socket: Socket::new(fd.into()) }
-    }
-
     /// A connection to this address; to the first that works, if it is several.
     /// Mirrors [`std::net::TcpStream::connect`].
     ///
@@ -94,7 +90,8 @@ impl TcpStream {
         let fd = sys::socket::stream(socket2::Domain::for_address(*addr))?;
         // From here on an unwind, too, tells the hub before the descriptor is closed.
         let socket = Socket::new(std::net::TcpStream::from(fd));
-        match sys::socket::connect(socket.std().as_fd(), &(*addr).into()) {
+        let begun = cooperative::at_once(|| sys::socket::connect(socket.std().as_fd(), &(*addr).into()));
+        match begun {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
                 if !socket.until_connected(limit)? {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "connection timed out"));

@@ -6,7 +6,7 @@
 //!
 //! A job that nobody waits for any more (its greenlet was killed) runs to its end, and its result is
 //! dropped on its thread. Idle threads do not count when the hub asks whether anything can still
-//! happen: see [`sys::spare_threads`].
+//! happen: see `sys::spare_threads`.
 
 use std::collections::VecDeque;
 use std::io;

@@ -83,7 +83,7 @@ impl UnixListener {
     /// Unwinds when the greenlet is killed while it waits.
     pub fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         let (fd, from) = self.socket.accept()?;
-        let stream = UnixStream::accepted(fd);
+        let stream = UnixStream { socket: self.socket.accepted(fd.into()) };
         Ok((stream, told(&from)?))
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net as std_net;
 use std::path::Path;
 
@@ -27,17 +27,13 @@ use crate::{io as cooperative, sys};
 /// # ?; std::io::Result::Ok(())
 /// ```
 pub struct UnixStream {
-    socket: Socket<std_net::UnixStream>,
+    pub(super) socket: Socket<std_net::UnixStream>,
 }
 
 descriptor_traits!(UnixStream, std_net::UnixStream);
 stream_traits!(UnixStream, &UnixStream);
 
 impl UnixStream {
-    pub(super) fn accepted(fd: OwnedFd) -> UnixStream {
-        UnixStream { socket: Socket::new(fd.into()) }
-    }
-
     /// A connection to the listener at this path.
     /// Mirrors [`std::os::unix::net::UnixStream::connect`].
     ///
