@@ -32,6 +32,9 @@ pub(crate) trait Std: AsFd {
     const SHORT_READ_DRAINS: bool = false;
     /// A write of fewer bytes than asked for filled the buffer.
     const SHORT_WRITE_DRAINS: bool = false;
+    /// The kernel answers a non-blocking read after `shutdown` by EAGAIN, where a blocking one ends
+    /// with nothing.
+    const DATAGRAM: bool = false;
     /// An accepted connection starts with the timeouts of its listener.
     const INHERITS_TIMEOUTS: bool = false;
 }
@@ -42,13 +45,17 @@ impl Std for std::net::TcpStream {
     const SHORT_WRITE_DRAINS: bool = true;
     const INHERITS_TIMEOUTS: bool = true;
 }
-impl Std for std::net::UdpSocket {}
+impl Std for std::net::UdpSocket {
+    const DATAGRAM: bool = true;
+}
 impl Std for std::os::unix::net::UnixListener {}
 impl Std for std::os::unix::net::UnixStream {
     // A read stops where descriptors were passed along (SCM_RIGHTS), with more behind.
     const SHORT_WRITE_DRAINS: bool = true;
 }
-impl Std for std::os::unix::net::UnixDatagram {}
+impl Std for std::os::unix::net::UnixDatagram {
+    const DATAGRAM: bool = true;
+}
 
 /// What the user set, for all clones. Relaxed everywhere: it orders nothing else.
 struct Mode {
@@ -187,6 +194,25 @@ impl<S: Std> Socket<S> {
         self.mode.set_limit(side, limit);
     }
 
+    /// A read, which ends with nothing where a blocking one of std's would.
+    #[inline]
+    fn read<T>(
+        &self,
+        drained: impl Fn(&T) -> bool,
+        nothing: impl Fn() -> T,
+        mut op: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if !S::DATAGRAM || self.nonblocking() {
+            return self.call(Side::Read, drained, op);
+        }
+        self.call(Side::Read, drained, || match op() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && poll::read_ended(self.fd()) => {
+                Ok(nothing())
+            }
+            read => read,
+        })
+    }
+
     /// One call that may wait.
     #[inline]
     fn call<T>(
@@ -205,11 +231,11 @@ impl<S: Std> Socket<S> {
     pub(crate) fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         let len = buf.len();
         let drained = |&n: &usize| S::SHORT_READ_DRAINS && n != 0 && n < len;
-        self.call(Side::Read, drained, || socket::recv(self.fd(), buf, 0))
+        self.read(drained, || 0, || socket::recv(self.fd(), buf, 0))
     }
 
     pub(crate) fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.call(Side::Read, |_| false, || socket::recv(self.fd(), buf, MSG_PEEK))
+        self.read(|_| false, || 0, || socket::recv(self.fd(), buf, MSG_PEEK))
     }
 
     /// Scattered reads of streams. Into no room at all, nothing is read, at once: as `readv(2)`.
@@ -224,7 +250,7 @@ impl<S: Std> Socket<S> {
 
     pub(crate) fn recv_from(&self, buf: &mut [u8], peek: bool) -> io::Result<(usize, SockAddr)> {
         let flags = if peek { MSG_PEEK } else { 0 };
-        self.call(Side::Read, |_| false, || socket::recv_from(self.fd(), buf, flags))
+        self.read(|_| false, || (0, nobody()), || socket::recv_from(self.fd(), buf, flags))
     }
 
     #[inline]
@@ -289,6 +315,11 @@ impl<S: Std> Socket<S> {
             Some(error) => Err(error),
         }
     }
+}
+
+/// The sender of nothing.
+fn nobody() -> SockAddr {
+    SockAddr::unix("").expect("no path is never too long")
 }
 
 const HELD: &str = "a socket has its descriptor until it is dropped or given away";

@@ -34,3 +34,11 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, read: bool, limit: Option<Duration>) -> i
         }
     }
 }
+
+/// Whether reading was shut down: by this end, or by the other one of a stream.
+pub(crate) fn read_ended(fd: BorrowedFd<'_>) -> bool {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one entry, which lives through the call.
+    let told = unsafe { libc::poll(&raw mut entry, 1, 0) };
+    told == 1 && entry.revents & libc::POLLRDHUP != 0
+}
