@@ -3,9 +3,12 @@
 pub(crate) mod greenlet;
 pub mod hub;
 pub(crate) mod io;
+pub mod net;
 pub mod observe;
+pub mod os;
 pub(crate) mod sys;
 pub(crate) mod task;
+pub(crate) mod threadpool;
 pub use greenlet::exit::{GreenletExit, LoopExit, Orphan};
 pub use greenlet::generator::{Generator, Step, Yielder};
 pub use greenlet::stack::{GuardKind, StackError, StackSize, StackStats, stack_stats};

@@ -191,12 +191,13 @@ impl Inner {
         self.left.set(0);
     }
 
-    /// Whether a wait would be for ever. Other threads are counted last: it takes a system call.
+    /// Whether a wait would be for ever. Other threads, save idle ones of ours, are counted last: it
+    /// takes a system call.
     fn nothing_can_happen(&self) -> bool {
         self.poller.waiting() == 0
             && self.operations.get() == 0
             && !self.signals.borrow().holds()
-            && (self.isolated || sys::thread_count() == 1)
+            && (self.isolated || sys::thread_count().saturating_sub(sys::spare_threads()) <= 1)
     }
 
     #[cold]

@@ -53,7 +53,12 @@ pub(crate) fn blocking<T>(
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     hub.poller.drained(raw, side, false);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // Failures count too: a loop that tries until it works, such as `accept` without
+                    // descriptors left, must let those run who could make it work.
+                    hub.spend();
+                    return Err(error);
+                }
             }
         }
         let until = *until.get_or_insert_with(|| deadline(hub, limit));
@@ -61,6 +66,17 @@ pub(crate) fn blocking<T>(
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
     }
+}
+
+/// Makes one call that never waits: non-blocking mode, or what needs no wait. It counts as one all
+/// the same, so that a loop around it does not hold up the other greenlets.
+#[inline]
+pub(crate) fn at_once<T>(op: impl FnOnce() -> T) -> T {
+    let done = op();
+    if let Some(hub) = hub::existing() {
+        hub.spend();
+    }
+    done
 }
 
 /// The hub to wait in: this thread's, made if a greenlet asks. An ordinary thread without one needs
@@ -121,6 +137,44 @@ fn without_hub<T>(
         if !sys::poll::wait(fd, side == Side::Read, left)? {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
+    }
+}
+
+/// The first pause between two tries of [`retrying`], and the longest; it doubles.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// [`blocking`], for calls that the kernel refuses with EAGAIN and of which it never says when they
+/// would succeed: `connect` of a unix stream whose listener's queue is full, and a unix datagram sent
+/// to a full receiver that is not connected to. They are tried again after a while.
+pub(crate) fn retrying<T>(
+    fd: BorrowedFd<'_>,
+    limit: Option<Duration>,
+    mut op: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let again = || io::Error::from_raw_os_error(libc::EAGAIN);
+    let (mut pause, longest) = PAUSES;
+    let mut left = limit.unwrap_or(Duration::MAX);
+    loop {
+        match at_once(&mut op) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+        if left.is_zero() {
+            return Err(again());
+        }
+        let now = pause.min(left);
+        match hub_here() {
+            None => std::thread::sleep(now),
+            Some(hub) => {
+                let until = Until::Alarm(hub.deadline(now));
+                match hub.wait(WaitsFor::Write(fd.as_raw_fd()), until, |_| Ok(true)) {
+                    Ok(_) => {}
+                    Err(cut) => return Err(cut.into_io()),
+                }
+            }
+        }
+        left -= now;
+        pause = longest.min(pause * 2);
     }
 }
 

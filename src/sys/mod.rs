@@ -10,9 +10,11 @@ pub(crate) mod fault;
 pub(crate) mod hooks;
 pub(crate) mod memory;
 pub(crate) mod poll;
+pub(crate) mod socket;
 pub(crate) mod time;
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A system call's result, or errno as an error.
 #[inline]
@@ -25,4 +27,26 @@ pub(crate) fn thread_count() -> u64 {
     use std::os::unix::fs::MetadataExt;
     // A directory's links: `.`, `..` and one for each thread.
     std::fs::metadata("/proc/self/task").map_or(u64::MAX, |tasks| tasks.nlink().saturating_sub(2))
+}
+
+/// Threads of ours that have nothing to do, and will wake nobody unless they are given a job.
+static SPARE: AtomicU64 = AtomicU64::new(0);
+
+/// The calling thread has nothing to do from now on; or has.
+pub(crate) fn spare_thread(spare: bool) {
+    if spare {
+        SPARE.fetch_add(1, Ordering::AcqRel);
+    } else {
+        SPARE.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A forked child has none of them.
+pub(crate) fn no_spare_threads() {
+    SPARE.store(0, Ordering::Release);
+}
+
+/// How many threads of ours have nothing to do.
+pub(crate) fn spare_threads() -> u64 {
+    SPARE.load(Ordering::Acquire)
 }

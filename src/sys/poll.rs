@@ -10,7 +10,8 @@ use super::check;
 /// hang-up counts as ready: the call that follows tells.
 pub(crate) fn wait(fd: BorrowedFd<'_>, read: bool, limit: Option<Duration>) -> io::Result<bool> {
     let end = limit.map(|limit| Instant::now() + limit);
-    let events = if read { libc::POLLIN | libc::POLLPRI | libc::POLLRDHUP } else { libc::POLLOUT };
+    // Not POLLPRI: urgent data stays pending while a plain read finds nothing, and the two would spin.
+    let events = if read { libc::POLLIN | libc::POLLRDHUP } else { libc::POLLOUT };
     let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     loop {
         let millis = match end {
@@ -32,4 +33,12 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, read: bool, limit: Option<Duration>) -> i
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether reading was shut down: by this end, or by the other one of a stream.
+pub(crate) fn read_ended(fd: BorrowedFd<'_>) -> bool {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one entry, which lives through the call.
+    let told = unsafe { libc::poll(&raw mut entry, 1, 0) };
+    told == 1 && entry.revents & libc::POLLRDHUP != 0
 }

@@ -3,6 +3,9 @@
 // Each test file is a crate of its own and uses some of these only.
 #![allow(dead_code)]
 
+pub(crate) mod duplex;
+pub(crate) mod sockets;
+
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
