@@ -79,16 +79,6 @@ pub(crate) fn internal(hub: &Inner, name: &str, f: impl FnOnce() + 'static) {
     detached(hub, Some(name), Location::caller(), f);
 }
 
-/// Runs what another thread sent.
-pub(super) fn from_remote(
-    hub: &Inner,
-    run: Box<dyn FnOnce() + Send>,
-    name: Option<String>,
-    site: &'static Location<'static>,
-) {
-    detached(hub, name.as_deref(), site, run);
-}
-
 fn detached(hub: &Inner, name: Option<&str>, site: &'static Location<'static>, f: impl FnOnce() + 'static) {
     let made = unstarted(hub.stack_size(), name, site, move |me, killed| match run(killed, f) {
         Ok(()) => Outcome::Returned,
@@ -119,6 +109,7 @@ pub(super) fn ended(block: &BlockRef, at_end: Vec<AtEnd>) {
                 Waiter::of(&waiting, epoch).wake();
             }
             AtEnd::Call(_, f) => f(block),
+            AtEnd::Release(held) => drop(held),
         }
     }
 }

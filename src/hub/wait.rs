@@ -112,11 +112,7 @@ impl Inner {
             Some(Refusal::Tracing | Refusal::Looping) => return Err(Cut::Barred),
         }
         if driver::exiting() {
-            let survived = &me.rare().survived;
-            survived.set(survived.get() + 1);
-            if survived.get() > driver::SURVIVALS && !me.is_root {
-                driver::abandon_current();
-            }
+            driver::survives(me);
             return Err(Cut::Exiting);
         }
         driver::reap_pending();
@@ -285,6 +281,15 @@ pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
             if block.state.get() == State::Parked && waiter::end(block, None, CANCELLED) {
                 make_ready(block.clone());
             }
+        }
+    }
+}
+
+/// Kills greenlets of this thread, by their ids in rising order. Those that have ended are passed over.
+pub(crate) fn kill_all(hub: &Inner, ids: &[u64]) {
+    for block in driver::live().into_iter().chain(hub.unstarted()) {
+        if ids.binary_search(&block.id).is_ok() {
+            interrupt(hub, &block, Pending { timeout: 0, payload: kill_payload() });
         }
     }
 }
