@@ -143,7 +143,7 @@ thread_local! {
 
 /// A greenlet id: process-wide unique, handed to threads 1,024 at a time so that they stay small
 /// and cost no shared cache line.
-pub(super) fn next_id() -> u64 {
+pub(crate) fn next_id() -> u64 {
     static BLOCKS: AtomicU64 = AtomicU64::new(0);
     DRIVER.with(|d| {
         let (mut next, mut end) = d.ids.get();
@@ -158,7 +158,7 @@ pub(super) fn next_id() -> u64 {
 }
 
 /// The id of the running greenlet; 0 before the thread's first use.
-pub(super) fn current_id() -> u64 {
+pub(crate) fn current_id() -> u64 {
     DRIVER.with(|d| {
         let current = d.current.get();
         // SAFETY: a non-null `current` owns a count of its block.

@@ -43,11 +43,8 @@ pub(crate) fn unstarted(
 /// Runs a body: what it returned, or what it raised.
 pub(crate) fn run<T>(killed: Option<Payload>, f: impl FnOnce() -> T) -> Result<T, Payload> {
     match killed {
-        // What `f` captured is dropped here, in the greenlet.
-        Some(payload) => {
-            drop(f);
-            Err(payload)
-        }
+        // What `f` captured is dropped here, in the greenlet; it may panic as `f` may.
+        Some(payload) => Err(catch_unwind(AssertUnwindSafe(|| drop(f))).err().unwrap_or(payload)),
         None => catch_unwind(AssertUnwindSafe(f)),
     }
 }

@@ -164,10 +164,8 @@ impl Inner {
             // greenlet here.
             self.sharing.borrow_mut().insert(me.id, me.clone());
             drop(waiter);
-            let ended = if enlist(shared) { self.suspend(me, what, until, epoch) } else { Ok(true) };
-            waiter::close(me);
-            self.sharing.borrow_mut().remove(&me.id);
-            ended
+            let _shares = Shares { hub: self, me };
+            if enlist(shared) { self.suspend(me, what, until, epoch) } else { Ok(true) }
         })
     }
 
@@ -258,6 +256,19 @@ impl Inner {
     }
 }
 
+/// A wait that other threads may end is open; closed also when a tracer's panic comes out of it.
+struct Shares<'a> {
+    hub: &'a Inner,
+    me: &'a BlockRef,
+}
+
+impl Drop for Shares<'_> {
+    fn drop(&mut self) {
+        waiter::close(self.me);
+        self.hub.sharing.borrow_mut().remove(&self.me.id);
+    }
+}
+
 /// Has a greenlet raise something at its blocking call, or at its next one.
 pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
     match block.state.get() {
@@ -303,6 +314,13 @@ pub(super) fn unpark(block: &BlockRef, payload: Payload) -> Result<(), Payload> 
     }
     interrupt(hub, block, Pending { timeout: 0, payload });
     Ok(())
+}
+
+/// Whether a greenlet waits in the hub, or has been woken from a wait and has not run yet. False while
+/// it waits for another greenlet that it has resumed itself, so that raising something in it now would
+/// cut that short.
+pub(crate) fn waits_in_hub(block: &BlockRef) -> bool {
+    waiter::state(block) != waiter::IDLE || block.sched.queued.get()
 }
 
 /// Runs `f` with kills and timeouts of ours turned into errors: no blocking call below it unwinds.
