@@ -3,8 +3,10 @@
 pub(crate) mod greenlet;
 pub mod hub;
 pub(crate) mod io;
+pub mod std;
 pub(crate) mod sys;
 pub(crate) mod task;
+pub mod thread;
 pub use greenlet::exit::{GreenletExit, LoopExit, Orphan};
 pub use greenlet::generator::{Generator, Step, Yielder};
 pub use greenlet::stack::{GuardKind, StackError, StackSize, StackStats, stack_stats};
