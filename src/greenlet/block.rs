@@ -114,6 +114,8 @@ pub(crate) enum AtEnd {
     Wake(BlockRef, u64),
     /// The function is called; the number is for taking it back.
     Call(u64, Box<dyn FnOnce(&BlockRef)>),
+    /// It is dropped; also when the greenlet never runs, or never ends.
+    Release(Box<dyn Any>),
 }
 
 /// How a greenlet ended.

@@ -58,6 +58,16 @@ type Yielder = corosensei::Yielder<(), ()>;
 /// How often a greenlet that is to end may go on before it is left suspended for good.
 pub(crate) const SURVIVALS: u32 = 100;
 
+/// Counts that a greenlet that is to end went on; leaves it when that was too often.
+#[cold]
+pub(crate) fn survives(me: &BlockRef) {
+    let survived = &me.rare().survived;
+    survived.set(survived.get() + 1);
+    if survived.get() > SURVIVALS && !me.is_root {
+        abandon_current(&format!("was told to end {SURVIVALS} times and went on"));
+    }
+}
+
 /// What the hub lends to layer 1.
 pub(crate) struct Hooks {
     /// Who runs next when nobody was named. Runs on the loop; must run no user code.
@@ -159,7 +169,7 @@ thread_local! {
 
 /// A greenlet id: process-wide unique, handed to threads 1,024 at a time so that they stay small
 /// and cost no shared cache line.
-pub(super) fn next_id() -> u64 {
+pub(crate) fn next_id() -> u64 {
     static BLOCKS: AtomicU64 = AtomicU64::new(0);
     DRIVER.with(|d| {
         let (mut next, mut end) = d.ids.get();
@@ -174,7 +184,7 @@ pub(super) fn next_id() -> u64 {
 }
 
 /// The id of the running greenlet; 0 before the thread's first use.
-pub(super) fn current_id() -> u64 {
+pub(crate) fn current_id() -> u64 {
     DRIVER.with(|d| {
         let current = d.current.get();
         // SAFETY: a non-null `current` owns a count of its block.
@@ -736,16 +746,20 @@ pub(crate) fn reap(block: &BlockRef) {
     });
 }
 
-/// Leaves the running greenlet suspended for good, with its stack: it was told to end
-/// [`SURVIVALS`] times and went on.
+/// Leaves the running greenlet suspended for good, with its stack, and says why. Whoever waits for
+/// its end is told.
 #[cold]
-pub(crate) fn abandon_current() -> ! {
+pub(crate) fn abandon_current(why: &str) -> ! {
     let me = current();
     exit::report(&format!(
-        "{} was told to end {SURVIVALS} times and went on; it is left suspended for good, with its stack (made at {})",
+        "{} {why}; it is left suspended for good, with its stack (made at {})",
         me.describe(),
         me.site
     ));
+    let at_end = me.sched.at_end.take();
+    if let (false, Some(hooks)) = (at_end.is_empty(), hooks()) {
+        (hooks.ended)(&me, at_end);
+    }
     let reaper = me.take_reaper();
     // Its block must outlive its stack, which is never freed.
     std::mem::forget(me.clone());

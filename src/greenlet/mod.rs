@@ -569,11 +569,7 @@ impl<In: 'static> Me<'_, In> {
         let me = self.block;
         if me.is_reaped() {
             // It was told to end and went on: told again, it may not switch away from who waits.
-            let survived = &me.rare().survived;
-            survived.set(survived.get() + 1);
-            if survived.get() > driver::SURVIVALS {
-                driver::abandon_current();
-            }
+            driver::survives(me);
             std::panic::resume_unwind(Box::new(GreenletExit));
         }
     }

@@ -147,10 +147,13 @@ pub(crate) fn existing() -> Option<&'static Inner> {
 pub(crate) fn hub() -> &'static Inner {
     match HUB.get() {
         Some(hub) => hub,
-        None => {
-            HubBuilder::new().make().unwrap_or_else(|error| panic!("cannot make this thread's hub: {error}"))
-        }
+        None => try_hub().unwrap_or_else(|error| panic!("cannot make this thread's hub: {error}")),
     }
+}
+
+/// [`hub`], with failure as a value.
+pub(crate) fn try_hub() -> io::Result<&'static Inner> {
+    HUB.get().map_or_else(|| HubBuilder::new().make(), Ok)
 }
 
 /// Puts a greenlet at the end of its hub's ready queue.

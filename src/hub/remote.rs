@@ -8,22 +8,19 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::Inner;
 use crate::sys::epoll::{Epoll, EventFd};
 
 /// What other threads ask of a hub.
 pub(crate) enum Message {
     /// A shared wait was granted: make that greenlet ready.
     Granted { id: u64, epoch: u64 },
-    /// Run this in a new greenlet.
-    Spawn {
-        run: Box<dyn FnOnce() + Send>,
-        name: Option<String>,
-        site: &'static std::panic::Location<'static>,
-    },
+    /// Make a greenlet: called on the loop, so it runs no user code.
+    Spawn { start: Box<dyn FnOnce(&Inner) + Send> },
     /// A descriptor that it has registered is closed.
     Closed { fd: i32 },
-    /// A kill of a greenlet by id.
-    Kill { id: u64 },
+    /// Kills of greenlets, by their ids in rising order.
+    Kill { ids: Vec<u64> },
 }
 
 /// The half of a hub that other threads touch.
@@ -67,13 +64,18 @@ impl Shared {
 
     /// Sends a message, or gives it back when the hub has ended.
     pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
+        self.send_made(message, |message| message)
+    }
+
+    /// Sends a message that is made of `parts`, or gives the parts back when the hub has ended.
+    pub(crate) fn send_made<T>(&self, parts: T, make: impl FnOnce(T) -> Message) -> Result<(), T> {
         {
             let mut queue = self.queue();
             // Under the lock, so that nothing is put into a queue that nobody empties any more.
             if self.closed.load(Ordering::Relaxed) {
-                return Err(message);
+                return Err(parts);
             }
-            queue.push(message);
+            queue.push(make(parts));
         }
         self.nudge();
         Ok(())

@@ -7,7 +7,7 @@
 
 use super::remote::Message;
 use super::waiter::{self, GRANTED, TIMED_OUT};
-use super::{Due, Inner, existing, make_ready, site_of, spawn, wait};
+use super::{Due, Inner, existing, make_ready, site_of, wait};
 use crate::greenlet::block::{Arrival, BlockRef, Pending, State};
 use crate::greenlet::exit::{LoopExit, TimeoutRaised};
 use crate::greenlet::{driver, stack};
@@ -137,15 +137,9 @@ impl Inner {
                         }
                     }
                 }
-                Message::Spawn { run, name, site } => spawn::from_remote(self, run, name, site),
+                Message::Spawn { start } => start(self),
                 Message::Closed { fd } => self.poller.closed(fd),
-                Message::Kill { id } => {
-                    let block =
-                        driver::live().into_iter().chain(self.unstarted()).find(|block| block.id == id);
-                    if let Some(block) = block {
-                        wait::interrupt(self, &block, Pending { timeout: 0, payload: wait::kill_payload() });
-                    }
-                }
+                Message::Kill { ids } => wait::kill_all(self, &ids),
             }
         }
         if signals != 0 {

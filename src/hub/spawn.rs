@@ -43,11 +43,8 @@ pub(crate) fn unstarted(
 /// Runs a body: what it returned, or what it raised.
 pub(crate) fn run<T>(killed: Option<Payload>, f: impl FnOnce() -> T) -> Result<T, Payload> {
     match killed {
-        // What `f` captured is dropped here, in the greenlet.
-        Some(payload) => {
-            drop(f);
-            Err(payload)
-        }
+        // What `f` captured is dropped here, in the greenlet; it may panic as `f` may.
+        Some(payload) => Err(catch_unwind(AssertUnwindSafe(|| drop(f))).err().unwrap_or(payload)),
         None => catch_unwind(AssertUnwindSafe(f)),
     }
 }
@@ -77,16 +74,6 @@ pub(crate) fn unjoined(hub: &Inner, block: &BlockRef, payload: Payload) {
 /// Runs `f` in a greenlet that nobody joins.
 pub(crate) fn internal(hub: &Inner, name: &str, f: impl FnOnce() + 'static) {
     detached(hub, Some(name), Location::caller(), f);
-}
-
-/// Runs what another thread sent.
-pub(super) fn from_remote(
-    hub: &Inner,
-    run: Box<dyn FnOnce() + Send>,
-    name: Option<String>,
-    site: &'static Location<'static>,
-) {
-    detached(hub, name.as_deref(), site, run);
 }
 
 fn detached(hub: &Inner, name: Option<&str>, site: &'static Location<'static>, f: impl FnOnce() + 'static) {
@@ -119,6 +106,7 @@ pub(super) fn ended(block: &BlockRef, at_end: Vec<AtEnd>) {
                 Waiter::of(&waiting, epoch).wake();
             }
             AtEnd::Call(_, f) => f(block),
+            AtEnd::Release(held) => drop(held),
         }
     }
 }

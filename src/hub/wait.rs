@@ -118,11 +118,7 @@ impl Inner {
             Some(Refusal::Tracing | Refusal::Looping) => return Err(Cut::Barred),
         }
         if driver::exiting() {
-            let survived = &me.rare().survived;
-            survived.set(survived.get() + 1);
-            if survived.get() > driver::SURVIVALS && !me.is_root {
-                driver::abandon_current();
-            }
+            driver::survives(me);
             return Err(Cut::Exiting);
         }
         driver::reap_pending();
@@ -174,10 +170,8 @@ impl Inner {
             // greenlet here.
             self.sharing.borrow_mut().insert(me.id, me.clone());
             drop(waiter);
-            let ended = if enlist(shared) { self.suspend(me, what, until, epoch) } else { Ok(true) };
-            waiter::close(me);
-            self.sharing.borrow_mut().remove(&me.id);
-            ended
+            let _shares = Shares { hub: self, me };
+            if enlist(shared) { self.suspend(me, what, until, epoch) } else { Ok(true) }
         })
     }
 
@@ -268,6 +262,19 @@ impl Inner {
     }
 }
 
+/// A wait that other threads may end is open; closed also when a tracer's panic comes out of it.
+struct Shares<'a> {
+    hub: &'a Inner,
+    me: &'a BlockRef,
+}
+
+impl Drop for Shares<'_> {
+    fn drop(&mut self) {
+        waiter::close(self.me);
+        self.hub.sharing.borrow_mut().remove(&self.me.id);
+    }
+}
+
 /// Has a greenlet raise something at its blocking call, or at its next one.
 pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
     match block.state.get() {
@@ -295,6 +302,15 @@ pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
     }
 }
 
+/// Kills greenlets of this thread, by their ids in rising order. Those that have ended are passed over.
+pub(crate) fn kill_all(hub: &Inner, ids: &[u64]) {
+    for block in driver::live().into_iter().chain(hub.unstarted()) {
+        if ids.binary_search(&block.id).is_ok() {
+            interrupt(hub, &block, Pending { timeout: 0, payload: kill_payload() });
+        }
+    }
+}
+
 /// Layer 1's door to the hub: see [`driver::Hooks::unpark`].
 pub(super) fn unpark(block: &BlockRef, payload: Payload) -> Result<(), Payload> {
     let waits = waiter::state(block) == waiter::WAITING || block.queued.get();
@@ -304,6 +320,13 @@ pub(super) fn unpark(block: &BlockRef, payload: Payload) -> Result<(), Payload> 
     }
     interrupt(hub, block, Pending { timeout: 0, payload });
     Ok(())
+}
+
+/// Whether a greenlet waits in the hub, or has been woken from a wait and has not run yet. False while
+/// it waits for another greenlet that it has resumed itself, so that raising something in it now would
+/// cut that short.
+pub(crate) fn waits_in_hub(block: &BlockRef) -> bool {
+    waiter::state(block) != waiter::IDLE || block.queued.get()
 }
 
 /// Runs `f` with kills and timeouts of ours turned into errors: no blocking call below it unwinds.

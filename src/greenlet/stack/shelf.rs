@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use libc::c_void;
 
-use crate::sys::{hooks, memory};
+use crate::sys::hooks::ThreadEnd;
+use crate::sys::memory;
 
 use super::slab::Pool;
 use super::slot::SlotRef;
@@ -212,7 +213,8 @@ fn grow(shelves: &Shelves, size: StackSize) -> Result<(), StackError> {
 /// Has this thread's slots and signal stack given back when it ends.
 pub(super) fn hook_thread_end() {
     if !with_shelves(|shelves| shelves.hooked.replace(true)) {
-        hooks::at_thread_end(at_thread_end);
+        static END: ThreadEnd = ThreadEnd::new(at_thread_end);
+        END.arm();
     }
 }
 

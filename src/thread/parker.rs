@@ -1,0 +1,128 @@
+//! One place to wait for one token, for greenlets of any hub and for plain threads.
+//!
+//! ```text
+//!            park                unpark
+//!   Empty ──────────> Greenlet ──────────> Empty      the wait took the token
+//!     │  ──────────> Thread   ──────────> Notified   the thread takes it when it runs
+//!     │     unpark
+//!     └────────────────> Notified ── park ──> Empty   at once
+//! ```
+//!
+//! One waits, anybody unparks. The lock is held for a few words and never while anything waits, so
+//! a hub's thread is never held up by it. A wait that was ended by a kill or by its deadline leaves
+//! the token for the next one: [`SharedWaiter::wake`] says which it was.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::greenlet::block::WaitsFor;
+use crate::hub::Inner;
+use crate::hub::wait::{Cut, Until};
+use crate::hub::waiter::SharedWaiter;
+use crate::io::hub_here;
+
+#[derive(Debug)]
+enum Token {
+    Empty,
+    Notified,
+    /// A greenlet waits in its hub.
+    Greenlet(SharedWaiter),
+    /// A thread that has no hub waits on the condition.
+    Thread,
+}
+
+/// A token, and one who may wait for it.
+#[derive(Debug)]
+pub(crate) struct Parker {
+    token: Mutex<Token>,
+    notified: Condvar,
+}
+
+impl Parker {
+    pub(crate) fn new() -> Self {
+        Parker { token: Mutex::new(Token::Empty), notified: Condvar::new() }
+    }
+
+    fn token(&self) -> MutexGuard<'_, Token> {
+        // Nothing under the lock panics.
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the token, waiting for it for at most `limit`. False: it did not come.
+    pub(crate) fn park(&self, what: WaitsFor, limit: Option<Duration>) -> Result<bool, Cut> {
+        {
+            let mut token = self.token();
+            if matches!(*token, Token::Notified) {
+                *token = Token::Empty;
+                drop(token);
+                if let Some(hub) = crate::hub::existing() {
+                    hub.spend();
+                }
+                return Ok(true);
+            }
+        }
+        match hub_here() {
+            Some(hub) => self.park_greenlet(hub, what, limit),
+            None => Ok(self.park_thread(limit)),
+        }
+    }
+
+    fn park_greenlet(&self, hub: &Inner, what: WaitsFor, limit: Option<Duration>) -> Result<bool, Cut> {
+        let until = limit.map_or(Until::Forever, |limit| Until::Deadline(hub.deadline(limit)));
+        let waited = hub.wait_shared(what, until, |waiter| {
+            let mut token = self.token();
+            if matches!(*token, Token::Notified) {
+                *token = Token::Empty;
+                return false;
+            }
+            *token = Token::Greenlet(waiter);
+            true
+        });
+        let mut token = self.token();
+        match (&*token, waited) {
+            (Token::Greenlet(_), waited) => {
+                *token = Token::Empty;
+                waited
+            }
+            // It came after the deadline, and before anybody could see that.
+            (Token::Notified, Ok(false)) => {
+                *token = Token::Empty;
+                Ok(true)
+            }
+            // After a kill the token stays: the next wait takes it.
+            (_, waited) => waited,
+        }
+    }
+
+    fn park_thread(&self, limit: Option<Duration>) -> bool {
+        let mut token = self.token();
+        if matches!(*token, Token::Empty) {
+            *token = Token::Thread;
+        }
+        let waits = |token: &mut Token| matches!(*token, Token::Thread);
+        let mut token = match limit {
+            None => self.notified.wait_while(token, waits).unwrap_or_else(PoisonError::into_inner),
+            Some(limit) => {
+                self.notified
+                    .wait_timeout_while(token, limit, waits)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        };
+        matches!(std::mem::replace(&mut *token, Token::Empty), Token::Notified)
+    }
+
+    /// Puts the token there, and wakes who waits for it.
+    pub(crate) fn unpark(&self) {
+        let mut token = self.token();
+        match &*token {
+            Token::Notified => {}
+            Token::Empty => *token = Token::Notified,
+            Token::Greenlet(waiter) => *token = if waiter.wake() { Token::Empty } else { Token::Notified },
+            Token::Thread => {
+                *token = Token::Notified;
+                self.notified.notify_one();
+            }
+        }
+    }
+}
