@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 // The structure is private to the crate, and stays so: the bench compiles its file a second time.
 #[path = "../src/hub/timer.rs"]
 #[allow(
+    dead_code,
     unreachable_pub,
     unused_imports,
     reason = "what only the crate and its tests use; `pub(crate)` there is not meant for this crate"

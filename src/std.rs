@@ -16,6 +16,8 @@
 //!
 //! | in its place | is |
 //! |---|---|
+//! | `std::net` | [`gevent::net`](crate::net) |
+//! | `std::os::unix::net`, `std::os::linux::net` | [`gevent::os`](crate::os) |
 //! | `std::thread` | [`gevent::thread`](crate::thread) |
 //!
 //! Everything else is std's own item, re-exported, and so are its macros and what later versions of
@@ -67,4 +69,4 @@
 pub use ::std::*;
 
 #[doc(no_inline)]
-pub use crate::thread;
+pub use crate::{net, os, thread};

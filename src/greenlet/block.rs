@@ -220,7 +220,7 @@ pub(crate) struct Block {
 const _: () = assert!(std::mem::offset_of!(Block, landing) == 64 && size_of::<Block>() == 256);
 
 impl Block {
-    pub(super) fn new(
+    pub(super) fn make(
         kind: Kind,
         parent: Option<BlockRef>,
         is_root: bool,

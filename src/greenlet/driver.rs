@@ -236,7 +236,7 @@ fn more_places(d: &Driver) -> NonNull<Block> {
 
 #[cold]
 fn make_root(d: &Driver) {
-    let root = Block::new(super::block::kind::<()>, None, true, Location::caller());
+    let root = Block::make(super::block::kind::<()>, None, true, Location::caller());
     d.root.set(root.clone().into_raw());
     d.current.set(root.into_raw());
     stack::arm_thread();

@@ -170,23 +170,6 @@ impl<T> SwitchError<T> {
         }
     }
 
-    /// The same error around another value.
-    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> SwitchError<U> {
-        match self {
-            SwitchError::Dead(v) => SwitchError::Dead(f(v)),
-            SwitchError::NotCurrent(v) => SwitchError::NotCurrent(f(v)),
-            SwitchError::Parked(v) => SwitchError::Parked(f(v)),
-            SwitchError::OtherType(v) => SwitchError::OtherType(f(v)),
-            SwitchError::NoBody(v) => SwitchError::NoBody(f(v)),
-            SwitchError::Unwinding(v) => SwitchError::Unwinding(f(v)),
-            SwitchError::Tracing(v) => SwitchError::Tracing(f(v)),
-            SwitchError::NoStack(v, e) => SwitchError::NoStack(f(v), e),
-            SwitchError::Exited(id) => SwitchError::Exited(id),
-            SwitchError::Orphan(orphan) => SwitchError::Orphan(orphan),
-            SwitchError::LoopExit(exit) => SwitchError::LoopExit(exit),
-        }
-    }
-
     fn name(&self) -> &'static str {
         match self {
             SwitchError::Dead(_) => "Dead",

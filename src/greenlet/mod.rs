@@ -423,7 +423,7 @@ impl<In: 'static> Me<'_, In> {
     /// ```
     #[track_caller]
     pub fn declare<T: 'static>(&self) -> (RawGreenlet<T>, Body<T, In>) {
-        let block = Block::new(block::kind::<T>, Some(self.block.clone()), false, Location::caller());
+        let block = Block::make(block::kind::<T>, Some(self.block.clone()), false, Location::caller());
         let greenlet = RawGreenlet { any: AnyGreenlet { block: block.clone() }, port: 0, takes: PhantomData };
         (greenlet, Body { block: Some(block), gives: PhantomData })
     }
@@ -617,7 +617,7 @@ pub(crate) fn hub_greenlet(
 ) -> BlockRef {
     // A type that nothing can be sent as: only the hub starts it.
     enum Nothing {}
-    let block = Block::new(block::kind::<Nothing>, None, false, site);
+    let block = Block::make(block::kind::<Nothing>, None, false, site);
     block.claim.set(Some(claim));
     block.stack_size.set(size);
     block.body.set(Some(Box::new(move |me| {

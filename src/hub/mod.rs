@@ -124,7 +124,6 @@ pub(crate) struct Inner {
     signals: RefCell<signal::Table>,
     /// Jobs of ours that other threads work on: they will answer.
     operations: Cell<usize>,
-    slot: u8,
 }
 
 thread_local! {
@@ -456,7 +455,6 @@ impl HubBuilder {
             sharing: RefCell::new(HashMap::new()),
             signals: RefCell::new(signal::Table::new()),
             operations: Cell::new(0),
-            slot,
         }));
         driver::with_current(|_| ());
         driver::set_hooks(&HOOKS);

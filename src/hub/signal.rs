@@ -4,6 +4,7 @@
 //! wakes the hub: nothing else is allowed there. `unsafe` here is the registration of that handler.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use super::{Inner, spawn};
 
 type OnSignal = Rc<dyn Fn(i32)>;
 
-struct Entry {
+struct Listener {
     id: u64,
     f: OnSignal,
     /// Counts as something that may happen, so that waiting for it is no deadlock.
@@ -21,7 +22,7 @@ struct Entry {
 
 /// What this hub does at which signal.
 pub(super) struct Table {
-    entries: BTreeMap<i32, Vec<Entry>>,
+    entries: BTreeMap<i32, Vec<Listener>>,
     handlers: BTreeMap<i32, signal_hook_registry::SigId>,
     next: u64,
 }
@@ -110,16 +111,16 @@ pub(crate) fn listen(signal: i32, f: OnSignal, holds: bool) -> io::Result<Signal
     }
     let hub = super::hub();
     let mut table = hub.signals.borrow_mut();
-    if !table.handlers.contains_key(&signal) {
+    if let Entry::Vacant(vacant) = table.handlers.entry(signal) {
         let shared = hub.shared.clone();
         // SAFETY: the action is async-signal-safe: atomics, and a write to an eventfd that the
         // `Arc` keeps open. It neither allocates nor locks nor panics.
         let handler = unsafe { signal_hook_registry::register(signal, move || shared.signal(signal)) }?;
-        table.handlers.insert(signal, handler);
+        vacant.insert(handler);
     }
     let id = table.next;
     table.next += 1;
-    table.entries.entry(signal).or_default().push(Entry { id, f, holds });
+    table.entries.entry(signal).or_default().push(Listener { id, f, holds });
     Ok(SignalHandle { signal, id })
 }
 

@@ -6,7 +6,6 @@
 //! then turns it into an unwind or an error.
 
 use std::io;
-use std::sync::Arc;
 
 use super::waiter::{self, CANCELLED, GRANTED, SharedWait, SharedWaiter, TIMED_OUT, Waiter};
 use super::{Due, Inner, make_ready};
@@ -362,9 +361,4 @@ pub fn no_unwind<R>(f: impl FnOnce() -> R) -> R {
 /// What a kill raises, unless another payload was given.
 pub(crate) fn kill_payload() -> Payload {
     Box::new(GreenletExit)
-}
-
-/// The hub's shared half, for those that hand work to other threads.
-pub(crate) fn shared(hub: &Inner) -> Arc<super::remote::Shared> {
-    hub.shared.clone()
 }

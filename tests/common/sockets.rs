@@ -1,5 +1,5 @@
 //! What the socket tests share: pairs of streams, and children of the test program.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unused_imports)] // each test file uses its part
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -207,6 +207,7 @@ impl GuardedStack {
     }
 
     /// What the greenlet's code can use, in bytes (the colour, at most 384 bytes, not taken off).
+    #[cfg(test)]
     pub(crate) fn usable(&self) -> usize {
         self.size().usable()
     }
@@ -217,6 +218,7 @@ impl GuardedStack {
     /// It goes by what is in memory: an earlier greenlet on the same stack counts until the stack is
     /// trimmed, pages of a frame that were skipped over count, and a page that was swapped out does not
     /// if it was the lowest. 0 for a stack that was never touched.
+    #[cfg(test)]
     pub(crate) fn high_water(&self) -> usize {
         high_water(self.slot.low() + self.size().guard(), self.slot.end())
     }
