@@ -210,7 +210,8 @@ pub(crate) struct Block {
     parent: Cell<Option<BlockRef>>,
     /// How many have this one as their parent.
     children: Cell<u32>,
-    pub(super) stack_size: Cell<StackSize>,
+    /// The size of its stack, if one was named.
+    pub(super) stack_size: Cell<Option<StackSize>>,
     pub(super) claim: Cell<Option<Claim>>,
     pub(crate) id: u64,
     pub(crate) spawner: u64,
@@ -253,7 +254,7 @@ impl Block {
             body: Cell::new(None),
             parent: Cell::new(parent),
             children: Cell::new(0),
-            stack_size: Cell::new(StackSize::DEFAULT),
+            stack_size: Cell::new(None),
             claim: Cell::new(None),
             id: driver::next_id(),
             spawner: driver::current_id(),

@@ -48,7 +48,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::AnyGreenlet;
 use super::block::{Arrival, AtEnd, Block, BlockRef, Payload, State};
 use super::exit::{self, GreenletExit, LoopExit};
-use super::stack::{self, GuardedStack, StackError};
+use super::stack::{self, GuardedStack, StackError, StackSize};
 use super::trace::{self, TraceEvent, Tracer};
 use crate::sys::errno;
 
@@ -477,7 +477,7 @@ fn nobody() -> BlockRef {
 pub(crate) fn prepare(block: &BlockRef) -> Result<(), StackError> {
     let stack = match block.claim.take() {
         Some(claim) => GuardedStack::take_claimed(claim),
-        None => GuardedStack::take(block.stack_size.get())?,
+        None => GuardedStack::take(block.stack_size.get().map_or_else(StackSize::configured, Ok)?)?,
     };
     install(block, stack);
     Ok(())

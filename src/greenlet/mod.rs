@@ -576,6 +576,28 @@ impl<In: 'static> Me<'_, In> {
 }
 
 impl<In: 'static, Out: 'static> Body<In, Out> {
+    /// The size of the greenlet's stack, guard included. Default: [`StackSize::configured`].
+    ///
+    /// ```
+    /// use gevent::{Me, StackSize, enter};
+    ///
+    /// enter(|root: &Me<u64>| {
+    ///     let (deep, body) = root.declare::<u64>();
+    ///     body.stack_size(StackSize::new(8 << 20).unwrap()).run(|_, n| {
+    ///         fn down(n: u64) -> u64 { if n == 0 { 0 } else { 1 + down(std::hint::black_box(n - 1)) } }
+    ///         down(n)
+    ///     });
+    ///     assert_eq!(root.switch(&deep, 10_000).unwrap(), 10_000);
+    /// });
+    /// ```
+    #[must_use = "`run` gives the greenlet its body"]
+    pub fn stack_size(self, size: StackSize) -> Self {
+        if let Some(block) = &self.block {
+            block.stack_size.set(Some(size));
+        }
+        self
+    }
+
     /// Gives the declared greenlet its body. It runs at the greenlet's first switch.
     pub fn run(mut self, f: impl FnOnce(&Me<In>, In) -> Out + 'static) {
         let block = self.block.take().expect("taken only here");
@@ -612,14 +634,12 @@ impl<In, Out> Drop for Body<In, Out> {
 pub(crate) fn hub_greenlet(
     body: impl FnOnce(&BlockRef) + 'static,
     claim: Claim,
-    size: StackSize,
     site: &'static Location<'static>,
 ) -> BlockRef {
     // A type that nothing can be sent as: only the hub starts it.
     enum Nothing {}
     let block = Block::make(block::kind::<Nothing>, None, false, site);
     block.claim.set(Some(claim));
-    block.stack_size.set(size);
     block.body.set(Some(Box::new(move |me| {
         body(me);
         me.take_reaper()

@@ -353,7 +353,7 @@ pub struct HubBuilder {
     clock: AnyClock,
     scheduler: AnyScheduler,
     isolated: bool,
-    stack_size: StackSize,
+    stack_size: Option<StackSize>,
     budget: u32,
     switches: u32,
 }
@@ -364,7 +364,7 @@ impl HubBuilder {
             clock: AnyClock::Monotonic,
             scheduler: AnyScheduler::Fifo,
             isolated: false,
-            stack_size: StackSize::DEFAULT,
+            stack_size: None,
             budget: 64,
             switches: 64,
         }
@@ -389,9 +389,9 @@ impl HubBuilder {
         self
     }
 
-    /// The stack of greenlets that name no size of their own. Default: 256 KiB.
+    /// The stack of greenlets that name no size of their own. Default: [`StackSize::configured`].
     pub fn stack_size(mut self, size: StackSize) -> Self {
-        self.stack_size = size;
+        self.stack_size = Some(size);
         self
     }
 
@@ -412,7 +412,8 @@ impl HubBuilder {
     /// Makes this thread's hub.
     ///
     /// # Errors
-    /// The thread has one already; or the two descriptors that it needs cannot be had.
+    /// The thread has one already; the two descriptors that it needs cannot be had; or
+    /// `GEVENT_STACK_SIZE` is not a size.
     pub fn install(self) -> io::Result<Hub> {
         if let Some(hub) = existing() {
             return Err(io::Error::new(
@@ -429,6 +430,7 @@ impl HubBuilder {
 
     fn make(self) -> io::Result<&'static Inner> {
         static IDS: AtomicU32 = AtomicU32::new(1);
+        let stack_size = self.stack_size.map_or_else(StackSize::configured, Ok)?;
         let shared = Arc::new(Shared::new(IDS.fetch_add(1, Ordering::Relaxed))?);
         let slot = descriptors::join(&shared);
         let poller = Poller::new(shared.epoll.clone(), slot, shared.wake_fd())
@@ -450,7 +452,7 @@ impl HubBuilder {
             budget_full: self.budget,
             most_switches: self.switches,
             isolated: self.isolated,
-            stack_size: self.stack_size,
+            stack_size,
             on_error: RefCell::new(None),
             sharing: RefCell::new(HashMap::new()),
             signals: RefCell::new(signal::Table::new()),

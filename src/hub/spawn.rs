@@ -31,7 +31,6 @@ pub(crate) fn unstarted(
             greenlet::ended(me, outcome);
         },
         claim,
-        size,
         site,
     );
     if let Some(name) = name {

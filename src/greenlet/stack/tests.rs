@@ -377,3 +377,14 @@ fn a_thread_may_go_on_after_giving_its_stacks_away() {
     .join()
     .unwrap();
 }
+
+#[test]
+fn a_configured_size_is_bytes_or_has_a_unit() {
+    let kib = |text| StackSize::parse(text).map(|size| size.bytes() / 1024);
+    assert_eq!(kib("262144"), Some(256));
+    assert_eq!(kib(" 300k "), Some(512));
+    assert_eq!(kib("1 M"), Some(1024));
+    for bad in ["", "k", "0", "-1", "1g", "lots", "1.5m", "65M", "99999999999999999999"] {
+        assert_eq!(kib(bad), None, "{bad:?}");
+    }
+}
