@@ -88,11 +88,12 @@ mod macros {
         write!(text, "{:?}", Derived(1)).unwrap();
         std::writeln!(text, "!").unwrap();
         println!("{text}");
-        std::println!("{}", format!("{}", std::format!("{:?}", vec![1])));
+        let inner = std::format!("{:?}", vec![1]);
+        std::println!("{}", format!("{inner}{inner}").len());
         eprintln!();
         assert_eq!(dbg!(question().unwrap()), 7);
         std::assert_eq!(Derived(1), Derived(1).max(Derived::default()));
-        assert!(matches!(Some(1), Some(_)) && std::matches!(1, 1..=2));
+        assert!(matches!(dbg!(1), 1 | 3) && std::matches!(1, 1..=2));
         debug_assert_ne!(1, 2, "{}", std::concat!("a", 1));
         BY_PATH.set(BY_PATH.get() + 1);
         BY_NAME.with_borrow_mut(|v| v.push(BY_PATH.get()));
@@ -150,7 +151,7 @@ mod calls {
         let here = ::std::thread::current().id();
         assert_eq!(native_id!(), here);
         assert_ne!(super::native_id(), here);
-        assert_eq!(std::thread::panicking(), false);
+        assert!(!std::thread::panicking());
     }
 }
 
