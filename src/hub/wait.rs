@@ -9,6 +9,7 @@ use std::io;
 
 use super::waiter::{self, CANCELLED, GRANTED, SharedWait, SharedWaiter, TIMED_OUT, Waiter};
 use super::{Due, Inner, make_ready};
+use crate::greenlet;
 use crate::greenlet::block::{Arrival, BlockRef, Payload, Pending, State, WaitsFor};
 use crate::greenlet::driver::{self, Refusal};
 use crate::greenlet::exit::{GreenletExit, LoopExit};
@@ -285,6 +286,8 @@ pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
             make_ready(block.clone());
         }
         State::Unstarted => {
+            let Err(payload) = greenlet::kill_unstarted(block, pending.payload) else { return };
+            let pending = Pending { payload, ..pending };
             block.rare().pending.borrow_mut().push(pending);
             // It starts, to end at once: see `task`.
             let delayed = hub.later.borrow_mut().remove(&block.id);

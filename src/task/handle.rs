@@ -209,6 +209,9 @@ impl AnyGreenlet {
             let who = AnyGreenlet::from_block(block.clone());
             if wanted {
                 start::internal(hub::hub(), "link", move || f(who));
+            } else {
+                // Dropping it runs user code, which an end cannot bear.
+                driver::drop_later(Box::new(f));
             }
         };
         if self.ready() {

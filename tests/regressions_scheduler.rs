@@ -1,0 +1,72 @@
+//! A test for each bug of the scheduler that `scheduler_proptest` found, or the reading that went into it.
+
+mod common;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use common::watchdog;
+use gevent::hub::VirtualClock;
+use gevent::{GreenletExit, Hub, Me, SwitchError, enter};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Runs `f` on a fresh thread with an isolated hub that looks at its timers after every switch.
+fn on_a_hub<T: Send>(f: impl FnOnce(Hub, VirtualClock) -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let run = || {
+            let clock = VirtualClock::new();
+            let hub = Hub::builder().clock(clock.clone()).isolated().switches(1).install().unwrap();
+            f(hub, clock)
+        };
+        scope.spawn(run).join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+    })
+}
+
+/// Found by `scheduler_proptest`: it stayed as it was, and `kill` waited for ever.
+#[test]
+fn a_kill_ends_a_raw_greenlet_that_never_ran() {
+    let _watched = watchdog();
+    on_a_hub(|_, _| {
+        let held = Rc::new(());
+        let captured = held.clone();
+        let raw = enter(|me: &Me<u32>| {
+            me.child(move |_: &Me<()>, ()| {
+                drop(captured);
+                0
+            })
+        });
+        let linked = Rc::new(Cell::new(false));
+        let flag = linked.clone();
+        raw.link(move |_| flag.set(true));
+        raw.kill();
+        assert!(raw.is_dead() && raw.ready() && raw.successful());
+        assert_eq!(Rc::strong_count(&held), 1);
+        gevent::idle();
+        assert!(linked.get());
+        let refused = enter(|me: &Me<u32>| me.switch(&raw, ()));
+        assert!(matches!(refused, Err(SwitchError::Dead(()))));
+    });
+}
+
+/// Found by reading: what waited for its end was never told.
+#[test]
+fn a_throw_at_a_raw_greenlet_that_never_ran_wakes_who_waits_for_its_end() {
+    let _watched = watchdog();
+    on_a_hub(|_, _| {
+        enter(|me: &Me<()>| {
+            let raw = me.child(|_: &Me<()>, ()| ());
+            let told = Rc::new(Cell::new(false));
+            let flag = told.clone();
+            raw.link(move |_| flag.set(true));
+            let any = (*raw).clone();
+            let waiting = gevent::spawn(move || any.wait(None));
+            gevent::yield_now();
+            assert!(matches!(me.throw(&raw, Box::new(GreenletExit)), Err(SwitchError::Exited(_))));
+            assert!(waiting.join().unwrap());
+            assert!(told.get());
+        });
+    });
+}
