@@ -70,3 +70,16 @@ fn a_throw_at_a_raw_greenlet_that_never_ran_wakes_who_waits_for_its_end() {
         });
     });
 }
+
+/// Found by `scheduler_proptest`: its timer stayed, so that a deadlock went unseen until then.
+#[test]
+fn a_kill_takes_the_timer_of_a_greenlet_that_was_to_start_later() {
+    let _watched = watchdog();
+    on_a_hub(|hub, clock| {
+        let later = gevent::spawn_later(HOUR, || ());
+        assert_eq!(hub.timer_count(), 1);
+        later.kill();
+        assert_eq!(hub.timer_count(), 0);
+        assert_eq!(clock.now(), Duration::ZERO);
+    });
+}

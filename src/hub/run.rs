@@ -111,7 +111,7 @@ impl Inner {
                 }
                 Some((_, Due::Start(id))) => {
                     let block = self.later.borrow_mut().remove(&id);
-                    if let Some(block) = block {
+                    if let Some((block, _)) = block {
                         make_ready(block);
                     }
                 }

@@ -291,7 +291,9 @@ pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
             block.rare().pending.borrow_mut().push(pending);
             // It starts, to end at once: see `task`.
             let delayed = hub.later.borrow_mut().remove(&block.id);
-            if let Some(block) = delayed {
+            if let Some((block, timer)) = delayed {
+                let due = hub.timers.borrow_mut().cancel(timer);
+                drop(due);
                 make_ready(block);
             }
         }
