@@ -83,3 +83,23 @@ fn a_kill_takes_the_timer_of_a_greenlet_that_was_to_start_later() {
         assert_eq!(clock.now(), Duration::ZERO);
     });
 }
+
+/// Found by reading: `timeout` held its own greenlet.
+#[test]
+fn a_timeout_does_not_keep_its_greenlet_alive() {
+    let _watched = watchdog();
+    on_a_hub(|hub, _| {
+        enter(|me: &Me<()>| {
+            let raw = me.child(|me: &Me<()>, ()| {
+                let parent = me.parent().unwrap();
+                gevent::timeout(HOUR, || me.throw(&parent, Box::new(GreenletExit)).unwrap()).unwrap();
+            });
+            let thrown = catch_unwind(AssertUnwindSafe(|| me.switch(&raw, ())));
+            assert!(thrown.unwrap_err().is::<GreenletExit>());
+            assert_eq!(hub.live_count(), 1);
+            drop(raw);
+            assert_eq!(hub.live_count(), 0);
+            assert_eq!(hub.timer_count(), 0);
+        });
+    });
+}
