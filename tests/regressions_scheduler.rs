@@ -103,3 +103,19 @@ fn a_timeout_does_not_keep_its_greenlet_alive() {
         });
     });
 }
+
+/// Found by reading: a stride of N was N + 1 switches.
+#[test]
+fn the_hub_looks_after_as_many_switches_as_it_was_told() {
+    let _watched = watchdog();
+    on_a_hub(|_, _| {
+        for n in 0..4 {
+            let yields = Cell::new(0);
+            let limit = gevent::timeout(Duration::ZERO, || {
+                gevent::yield_now();
+                yields.set(yields.get() + 1);
+            });
+            assert_eq!((limit.is_err(), yields.get()), (true, 0), "the {n}th time");
+        }
+    });
+}
