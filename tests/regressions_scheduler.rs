@@ -119,3 +119,21 @@ fn the_hub_looks_after_as_many_switches_as_it_was_told() {
         }
     });
 }
+
+/// Found by reading: it waited until nothing else was ready, which may be never.
+#[test]
+fn a_kill_reaches_a_greenlet_in_idle_while_others_are_busy() {
+    let _watched = watchdog();
+    on_a_hub(|_, _| {
+        let busy = gevent::spawn(|| {
+            for _ in 0..1000 {
+                gevent::yield_now();
+            }
+        });
+        let idle = gevent::spawn(gevent::idle);
+        gevent::yield_now();
+        gevent::yield_now();
+        idle.kill();
+        assert!(!busy.ready());
+    });
+}

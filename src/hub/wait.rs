@@ -232,6 +232,13 @@ impl Inner {
         })
     }
 
+    /// Takes a greenlet off the idle, which may wait as long as others are busy. False: it is not there.
+    fn leaves_idle(&self, block: &BlockRef) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().position(|other| other.same(block));
+        at.and_then(|at| idle.remove(at)).is_some()
+    }
+
     /// Suspends a greenlet that is in a queue already.
     fn pause(&self, me: &BlockRef) -> Result<(), Cut> {
         if let Some(Arrival::Throw(payload)) = driver::park() {
@@ -299,7 +306,9 @@ pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
         }
         State::Current | State::Parked => {
             block.rare().pending.borrow_mut().push(pending);
-            if block.state.get() == State::Parked && waiter::end(block, None, CANCELLED) {
+            if block.state.get() == State::Parked
+                && (waiter::end(block, None, CANCELLED) || hub.leaves_idle(block))
+            {
                 make_ready(block.clone());
             }
         }
