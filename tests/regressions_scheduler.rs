@@ -137,3 +137,41 @@ fn a_kill_reaches_a_greenlet_in_idle_while_others_are_busy() {
         assert!(!busy.ready());
     });
 }
+
+/// Found by reading: between the look at the target and the wait a deferred unwind may run, and end
+/// the target; the wait then was for ever.
+#[test]
+fn a_wait_sees_an_end_that_comes_while_it_begins() {
+    struct Kills(gevent::AnyGreenlet);
+    impl Drop for Kills {
+        fn drop(&mut self) {
+            self.0.kill_timeout(Duration::ZERO);
+        }
+    }
+    struct DropsLast(Option<gevent::RawGreenlet<()>>);
+    impl Drop for DropsLast {
+        fn drop(&mut self) {
+            drop(self.0.take()); // unwinding: its greenlet is put off to the next switch
+        }
+    }
+    let _watched = watchdog();
+    on_a_hub(|_, _| {
+        enter(|me: &Me<()>| {
+            let target = me.child(|_: &Me<()>, ()| ());
+            let kills = Kills((*target).clone());
+            let parent = me.handle();
+            let suspended = me.child(move |me: &Me<()>, ()| {
+                let _kills = kills;
+                let _ = me.switch(&parent, ());
+            });
+            me.switch(&suspended, ()).unwrap();
+            let dropped = catch_unwind(AssertUnwindSafe(|| {
+                let _drops = DropsLast(Some(suspended));
+                std::panic::resume_unwind(Box::new(GreenletExit));
+            }));
+            assert!(dropped.is_err());
+            assert!(!target.is_dead());
+            assert!(target.wait(None));
+        });
+    });
+}

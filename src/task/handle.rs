@@ -96,6 +96,9 @@ impl AnyGreenlet {
         let block = self.block();
         let mut epoch = 0;
         let waited = hub.wait(WaitsFor::Join(self.id()), until, |waiter| {
+            if self.ready() {
+                return Ok(false); // ended by what was unwound as the wait began
+            }
             epoch = waiter.epoch();
             self.add(AtEnd::Wake(waiter.block().clone(), epoch));
             Ok(true)
