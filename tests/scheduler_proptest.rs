@@ -198,7 +198,7 @@ fn quiet() {
 }
 
 /// Shrinks a program that fails, and fails.
-fn fail(program: &Program, reason: &str, seed: u64, cases: u32) -> ! {
+fn fail(program: &Program, reason: &str, stderr: Stderr, seed: u64, cases: u32) -> ! {
     let mut reason = reason.to_owned();
     let unused = Mutex::new(Histogram::default());
     let mut tries = 0;
@@ -215,6 +215,7 @@ fn fail(program: &Program, reason: &str, seed: u64, cases: u32) -> ! {
                 Ok(()) => false,
             }
     });
+    drop(stderr);
     panic!(
         "scheduler_proptest: {reason}\nreplay:\n  GEVENT_PROGRAM='{shrunk}' cargo test --test scheduler_proptest\n  \
          PROPTEST_RNG_SEED={seed} PROPTEST_CASES={cases} cargo test --test scheduler_proptest"
@@ -266,7 +267,7 @@ fn random_programs_do_what_the_model_says() {
     let histogram = histogram.into_inner().unwrap();
     match result {
         Ok(()) => {}
-        Err(TestError::Fail(reason, program)) => fail(&program, reason.message(), seed, cases),
+        Err(TestError::Fail(reason, program)) => fail(&program, reason.message(), stderr, seed, cases),
         Err(TestError::Abort(reason)) => panic!("scheduler_proptest: proptest gave up: {reason}"),
     }
     drop(stderr);

@@ -1,6 +1,8 @@
 //! A random program, what a plain model says it does, and what it does.
 
 pub(crate) mod model;
+mod outside;
+mod pairs;
 pub(crate) mod program;
 pub(crate) mod runner;
 mod steps;
@@ -47,6 +49,8 @@ pub(crate) enum Out {
     Joined(How),
     /// A join that may not wait and has no result.
     Unfinished,
+    /// An I/O error, by its number.
+    Error(i32),
     /// An error that the model never expects.
     Unexpected,
 }

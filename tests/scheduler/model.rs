@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::pairs::Pairs;
 use super::program::{EVENTS, Kind, Make, Op, Program};
 use super::{Event, How, Out, Trace, Why};
 
@@ -57,6 +58,8 @@ pub(super) enum Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Task(usize),
+    /// Data in a pair.
+    Pair(usize),
     /// The use of an event, up to its next `clear`.
     Signal(usize),
 }
@@ -67,6 +70,9 @@ pub(super) enum Then<'p> {
     Start,
     /// A wait has ended; its timer.
     Waited(&'p Op, Option<Target>, Option<u64>),
+    /// The budget made the task yield after a call, which had this outcome; and how many calls of a
+    /// burst are left.
+    Spent(&'p Op, Out, usize),
     /// A turn in the ready queue, or of the idle, has come.
     Turn(&'p Op),
     Switched(&'p Op),
@@ -170,6 +176,9 @@ pub(crate) struct Model<'p> {
     pub(super) events: [usize; EVENTS],
     /// Whether each use has been set, and who waits for it.
     pub(super) signals: Vec<(bool, Vec<AtEnd>)>,
+    pub(super) pairs: Pairs,
+    /// Calls without a wait that the running task may make before it yields.
+    pub(super) budget: u8,
     /// Tasks that never ran and whose belongings whoever runs next drops.
     pub(super) drops: Vec<usize>,
     /// The task of each link made, for taking it back.
@@ -225,6 +234,8 @@ impl<'p> Model<'p> {
             timers_made: 0,
             events: std::array::from_fn(|event| event),
             signals: (0..EVENTS).map(|_| (false, Vec::new())).collect(),
+            pairs: Pairs::default(),
+            budget: program.budget,
             drops: Vec::new(),
             links: Vec::new(),
             trace: Vec::new(),
@@ -263,8 +274,13 @@ impl<'p> Model<'p> {
 
     pub(super) fn pick(&mut self) -> usize {
         loop {
+            self.poll();
             self.fire();
-            match self.ready.pop_front() {
+            let next = self.ready.pop_front();
+            if next.is_some() {
+                self.budget = self.program.budget;
+            }
+            match next {
                 Some(Ready::Task(t)) => return t,
                 Some(Ready::Link(n, fine)) => {
                     self.drop_later();
@@ -277,7 +293,7 @@ impl<'p> Model<'p> {
                 self.ready.push_back(Ready::Task(t));
             } else if let Some(next) = self.timers.iter().map(|timer| timer.0).min() {
                 self.now = self.now.max(next);
-            } else {
+            } else if !self.close_a_pair() {
                 self.deadlocks += 1;
                 let root = &mut self.tasks[0];
                 root.arrival = Some(Arrival::LoopExit);
@@ -320,6 +336,11 @@ impl<'p> Model<'p> {
                 }
             };
         }
+    }
+
+    /// Grants that wait.
+    pub(super) fn grant(&mut self, t: usize, wait: u64) {
+        self.end_wait(t, Some(wait), Wait::Granted);
     }
 
     /// The one step that ends a wait.
@@ -469,6 +490,7 @@ impl<'p> Model<'p> {
                     self.interrupted(t, op, None)
                 }
             }
+            Then::Spent(op, out, left) => self.after_spending(t, op, out, left),
             Then::Waited(op, target, timer) => self.waited(t, op, target, timer),
             Then::Switched(op) => match self.tasks[t].arrival.take() {
                 Some(Arrival::Value(v)) => self.done(t, op, Out::Got(v)),
@@ -521,14 +543,16 @@ impl<'p> Model<'p> {
         match target {
             Some(Target::Task(other)) => self.tasks[other].at_end.retain(stays),
             Some(Target::Signal(signal)) => self.signals[signal].1.retain(stays),
+            Some(Target::Pair(pair)) => self.pairs.leave(pair, t, number),
             None => {}
         }
         let state = std::mem::replace(&mut self.tasks[t].wait, Wait::None);
         if let Some(Arrival::LoopExit) = self.tasks[t].arrival.take() {
             return self.raise(t, Raise::LoopExit);
         }
-        match state {
-            Wait::Granted | Wait::TimedOut => self.answer(t, op, target),
+        match (state, target) {
+            (Wait::Granted, Some(Target::Pair(pair))) => self.read(t, op, pair),
+            (Wait::Granted | Wait::TimedOut, _) => self.answer(t, op, target),
             _ => self.interrupted(t, op, target),
         }
     }
@@ -548,6 +572,7 @@ impl<'p> Model<'p> {
     pub(super) fn answer(&mut self, t: usize, op: &Op, target: Option<Target>) -> Flow {
         let out = match target {
             None => Out::Ok,
+            Some(Target::Pair(_)) => Out::Error(self.errno(t)),
             Some(Target::Signal(signal)) => Out::Is(self.signals[signal].0),
             Some(Target::Task(other)) => match self.tasks[other].ended {
                 Some(how) if op.kind == Kind::Join && self.tasks[t].takes => Out::Joined(how),
@@ -582,6 +607,7 @@ impl<'p> Model<'p> {
         match target {
             Some(Target::Task(other)) => self.tasks[other].at_end.push(AtEnd::Wake(t, waits)),
             Some(Target::Signal(signal)) => self.signals[signal].1.push(AtEnd::Wake(t, waits)),
+            Some(Target::Pair(pair)) => self.pairs.enter(pair, t, waits),
             None => {}
         }
         let timer = deadline.map(|at| {

@@ -6,7 +6,7 @@
 //! can be pasted back:
 //!
 //! ```text
-//! looks 1 | 0 root: switch.1.7 timeout.3.0{ await.0.0 } | 1 raw+: sleep.2.0 throw.0.1 | 2 spawned: ...
+//! looks 1 budget 2 | 0 root: switch.1.7 timeout.3.0{ await.0.0 } | 1 raw+: sleep.2.0 throw.0.1 | 2 spawned: ...
 //! ```
 //!
 //! `+` marks the tasks that the root makes first.
@@ -20,6 +20,12 @@ use proptest::prelude::*;
 pub(crate) const TASKS: usize = 16;
 /// The most steps of all tasks together.
 pub(crate) const STEPS: usize = 200;
+/// How many socket pairs there are.
+pub(crate) const PAIRS: usize = 2;
+/// How many calls a burst is.
+pub(crate) const BURST: usize = 70;
+/// How many writes of a pair there may be, so that none of them meets a full buffer.
+pub(crate) const WRITES: usize = 200;
 /// How many events there are.
 pub(crate) const EVENTS: usize = 3;
 
@@ -37,7 +43,7 @@ macro_rules! kinds {
 
 kinds! {
     /// Makes task `a`.
-    Spawn "spawn" 10,
+    Spawn "spawn" 15,
     Yield "yield" 7,
     Idle "idle" 3,
     /// Sleeps `a` ms.
@@ -45,15 +51,15 @@ kinds! {
     /// Switches to task `a` with the value `b`.
     Switch "switch" 14,
     /// Throws at task `a`: `GreenletExit`, or a payload of the tests' own if `b` is odd.
-    Throw "throw" 3,
+    Throw "throw" 4,
     /// Joins task `a`, taking its result if that is still there.
     Join "join" 3,
     /// Waits `b` ms at most for the end of task `a`.
     Wait "wait" 5,
     /// Kills task `a` and waits until it has ended.
-    Kill "kill" 3,
+    Kill "kill" 4,
     /// Kills task `a` and waits `b` ms at most.
-    KillFor "killfor" 3,
+    KillFor "killfor" 4,
     /// Kills task `a` and does not wait.
     KillNow "killnow" 4,
     /// Links to task `a`: any end, a value, or a panic, by `b`.
@@ -68,6 +74,12 @@ kinds! {
     Await "await" 4,
     /// Waits `b` ms at most for event `a`.
     AwaitFor "awaitfor" 6,
+    /// Writes `b % 4 + 1` bytes into pair `a`; it never waits.
+    Write "write" 6,
+    /// Reads as many at most.
+    Read "read" 7,
+    /// Writes 70 times a byte into pair `a`, so that a budget runs out.
+    Burst "burst" 5,
     /// Gives raw task `a` the parent `b`; both live.
     Reparent "reparent" 9,
     /// Drops the last handle of raw task `a`, if it is that.
@@ -172,8 +184,11 @@ pub(crate) struct Task {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Program {
     /// After how many switches the hub looks at its timers (`HubBuilder::switches`). With 1 a
-    /// duration may be 0; with more it is at least 1, since the model does not count switches.
+    /// duration may be 0 and pairs are used; with more it is at least 1 and they are not, since the model
+    /// does not count switches.
     pub(crate) looks: u8,
+    /// How many calls that need not wait a task may make before it yields (`HubBuilder::budget`).
+    pub(crate) budget: u8,
     pub(crate) tasks: Vec<Task>,
 }
 
@@ -285,7 +300,7 @@ impl fmt::Display for Op {
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "looks {}", self.looks)?;
+        write!(f, "looks {} budget {}", self.looks, self.budget)?;
         for (n, task) in self.tasks.iter().enumerate() {
             let first = if task.first { "+" } else { "" };
             match task.make {
@@ -315,8 +330,12 @@ impl FromStr for Program {
         let bad = |what: &str| format!("not a program: {what:?}");
         let mut parts = text.trim().split('|').map(str::trim);
         let head = parts.next().unwrap_or_default();
-        let looks =
-            head.strip_prefix("looks ").and_then(|n| n.trim().parse().ok()).ok_or_else(|| bad(head))?;
+        let mut words = head.split_whitespace();
+        let mut setting = |name: &str| {
+            let value = words.next().filter(|&word| word == name).and_then(|_| words.next());
+            value.and_then(|value| value.parse().ok()).ok_or_else(|| bad(head))
+        };
+        let (looks, budget) = (setting("looks")?, setting("budget")?);
         let mut tasks = Vec::new();
         for part in parts {
             let (head, ops) = part.split_once(':').ok_or_else(|| bad(part))?;
@@ -338,7 +357,7 @@ impl FromStr for Program {
         if tasks.first().is_none_or(|task| task.make != Make::Root) {
             return Err("not a program: task 0 is not the root".to_owned());
         }
-        Ok(Program { looks, tasks })
+        Ok(Program { looks, budget, tasks })
     }
 }
 
@@ -388,12 +407,13 @@ pub(crate) fn programs() -> impl Strategy<Value = Program> {
     ];
     let task = (make, prop::bool::weighted(0.7), ops(2, 14));
     let looks = prop_oneof![2 => Just(1u8), 1 => Just(64u8)];
+    let budget = prop_oneof![1u8..4, Just(64u8)];
     // Few tasks meet each other more often.
     let tasks = prop_oneof![
         proptest::collection::vec(task.clone(), 1..=4),
         proptest::collection::vec(task, 1..=TASKS - 1),
     ];
-    (looks, ops(2, 20), tasks).prop_map(|(looks, root, others)| {
+    (looks, budget, ops(2, 20), tasks).prop_map(|(looks, budget, root, others)| {
         let root = Task { make: Make::Root, first: false, ops: root };
         let others = others.into_iter().map(|(make, first, ops)| Task { make, first, ops });
         let mut tasks: Vec<Task> = std::iter::once(root).chain(others).collect();
@@ -402,6 +422,6 @@ pub(crate) fn programs() -> impl Strategy<Value = Program> {
             Op::cut(&mut task.ops, &mut left);
             debug_assert!(Op::steps(&task.ops) <= STEPS);
         }
-        Program { looks, tasks }
+        Program { looks, budget, tasks }
     })
 }

@@ -7,6 +7,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +21,8 @@ use gevent::{
     AnyGreenlet, Ended, Greenlet, GreenletExit, Hub, LinkId, Me, Payload, RawGreenlet, State, SwitchError,
 };
 
-use super::program::{EVENTS, Kind, Make, Op, Program};
+use super::outside::Outside;
+use super::program::{BURST, EVENTS, Kind, Make, Op, PAIRS, Program, WRITES};
 use super::{Event, How, Out, Trace, Why};
 
 /// A payload of the tests' own.
@@ -41,39 +44,24 @@ pub(crate) struct Ran {
     pub(crate) wrong: Vec<String>,
 }
 
-/// What the watchdog may look at from outside.
-struct Outside {
-    /// The step that each task is at, plus one; 0 before its first.
-    at: Vec<AtomicUsize>,
-    /// Guards of each task made and dropped.
-    made: Vec<AtomicUsize>,
-    dropped: Vec<AtomicUsize>,
-    frames_made: AtomicUsize,
-    frames_dropped: AtomicUsize,
-}
-
 /// Runs a numbered program. An error is a hang: what each greenlet does.
 pub(crate) fn run(program: &Program, order: Order, limit: Duration) -> Result<Ran, String> {
-    let counters = || (0..program.tasks.len()).map(|_| AtomicUsize::new(0)).collect();
-    let outside = Arc::new(Outside {
-        at: counters(),
-        made: counters(),
-        dropped: counters(),
-        frames_made: AtomicUsize::new(0),
-        frames_dropped: AtomicUsize::new(0),
-    });
+    let outside = Arc::new(Outside::new(program.tasks.len()));
+    let pairs: [_; PAIRS] = std::array::from_fn(|_| UnixStream::pair().expect("a few descriptors"));
+    let writers = pairs.each_ref().map(|(_, writer)| writer.try_clone().expect("a few descriptors"));
     let (send, receive) = mpsc::channel::<()>();
     let (its_program, its_outside) = (program.clone(), outside.clone());
     let thread = std::thread::Builder::new()
         .name(CASE_THREAD.to_owned())
         .spawn(move || {
             let _gone = send;
-            run_here(its_program, order, its_outside)
+            run_here(its_program, order, its_outside, pairs)
         })
         .expect("a thread for the case");
     // The sender goes when the thread's function ends, by a panic too.
-    if receive.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-        return Err(what_each_does(program, order, &outside, limit));
+    if !outside.watch(&receive, &writers, limit) {
+        let each = outside.what_each_does(program);
+        return Err(format!("hangs for {limit:?} under {order:?}; what each greenlet does:\n{each}"));
     }
     let (trace, mut wrong) = match thread.join() {
         Ok(ran) => ran,
@@ -97,20 +85,6 @@ pub(crate) fn run(program: &Program, order: Order, limit: Duration) -> Result<Ra
 
 /// The name of the threads that cases run on; the panic hook is quiet there.
 pub(crate) const CASE_THREAD: &str = "case";
-
-fn what_each_does(program: &Program, order: Order, outside: &Outside, limit: Duration) -> String {
-    let mut lines = format!("hangs for {limit:?} under {order:?}; what each greenlet does:\n");
-    for (t, at) in outside.at.iter().enumerate() {
-        let doing = match at.load(Relaxed).checked_sub(1) {
-            None => "has not begun".to_owned(),
-            Some(id) => {
-                program.find(id).map_or("has ended".to_owned(), |op| format!("is at step {id}: {op}"))
-            }
-        };
-        lines.push_str(&format!("  task {t} {doing}\n"));
-    }
-    lines
-}
 
 /// What a payload says, for people.
 pub(crate) fn text(payload: &Payload) -> &str {
@@ -156,11 +130,32 @@ struct World {
     /// An event is the end of a greenlet that does nothing: whoever sets it runs that to its end.
     events: RefCell<Vec<RawGreenlet<()>>>,
     links: RefCell<Vec<(usize, LinkId)>>,
+    pairs: [Pair; PAIRS],
     /// How many shield blocks each task is in: there a wait may end early.
     shields: Vec<Cell<u32>>,
     /// The thread's greenlets are being ended: waits end at once.
     over: Cell<bool>,
     outside: Arc<Outside>,
+}
+
+/// A socket pair: what is written at one end is read at the other.
+struct Pair {
+    reader: gevent::os::unix::net::UnixStream,
+    writer: gevent::os::unix::net::UnixStream,
+    /// How many writes were made or are to be.
+    writes: Cell<usize>,
+    /// How many bytes were sent and received. Each byte is one more than the last.
+    sent: Cell<usize>,
+    received: Cell<usize>,
+}
+
+/// In a read of a pair.
+struct Reading<'w>(&'w AtomicUsize);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Counts its drop; held by a task from its making to its end.
@@ -235,9 +230,19 @@ impl Drop for Held<'_> {
     }
 }
 
-fn run_here(program: Program, order: Order, outside: Arc<Outside>) -> (Trace, Vec<String>) {
+fn run_here(
+    program: Program,
+    order: Order,
+    outside: Arc<Outside>,
+    pairs: [(UnixStream, UnixStream); PAIRS],
+) -> (Trace, Vec<String>) {
     let clock = VirtualClock::new();
-    let builder = Hub::builder().clock(clock.clone()).isolated().switches(u32::from(program.looks));
+    let builder = Hub::builder()
+        .clock(clock.clone())
+        .isolated()
+        .switches(u32::from(program.looks))
+        .budget(u32::from(program.budget));
+    outside.thread.store(nix::unistd::gettid().as_raw(), Relaxed);
     let hub = match order {
         Order::Fifo => builder.scheduler(Fifo),
         Order::Seeded(seed) => builder.scheduler(Seeded(seed)),
@@ -259,6 +264,13 @@ fn run_here(program: Program, order: Order, outside: Arc<Outside>) -> (Trace, Ve
         tasks_by_id: RefCell::default(),
         events: RefCell::new((0..EVENTS).map(|_| signal()).collect()),
         links: RefCell::default(),
+        pairs: pairs.map(|(reader, writer)| Pair {
+            reader: reader.into(),
+            writer: writer.into(),
+            writes: Cell::new(0),
+            sent: Cell::new(0),
+            received: Cell::new(0),
+        }),
         shields: vec![Cell::new(0); count],
         over: Cell::new(false),
         outside,
@@ -290,6 +302,7 @@ impl World {
 
     fn note(&self, event: Event) {
         self.trace.borrow_mut().push((self.now(), event));
+        self.outside.events.fetch_add(1, Relaxed);
     }
 
     fn done(&self, t: usize, op: &Op, out: Out) {
@@ -409,6 +422,13 @@ impl World {
     }
 }
 
+fn outcome(done: &std::io::Result<usize>) -> Out {
+    match done {
+        Ok(n) => Out::Got(*n as u64),
+        Err(error) => error.raw_os_error().map_or(Out::Unexpected, Out::Error),
+    }
+}
+
 /// A task's code.
 fn body(me: &Me<u64>, first: u64, guard: Guard) -> u64 {
     let (world, t) = (guard.world.clone(), guard.task);
@@ -487,6 +507,7 @@ impl World {
                 let _waits = Waits { world: self, by: t };
                 Out::Is(signal.wait(limit))
             }
+            Kind::Write | Kind::Read | Kind::Burst => self.of_pair(op),
             Kind::Reparent => self.reparent(op, self.program.raw(op.a)),
             Kind::Discard => self.discard(t, self.program.raw(op.a)),
             Kind::Timeout => {
@@ -526,7 +547,7 @@ impl World {
         }
         match out {
             Out::LoopExit => self.check_deadlock(),
-            Out::Unexpected => {
+            Out::Unexpected if !self.over.get() => {
                 self.is_wrong(format!("task {t}, step {}: {op}: an error of no kind it may have", op.id))
             }
             _ => {}
@@ -626,6 +647,54 @@ impl World {
         // So that the signal does not keep whoever set it alive.
         let _ = signal.set_parent(&gevent::root());
         Out::Is(true)
+    }
+
+    fn of_pair(&self, op: &Op) -> Out {
+        let n = usize::from(op.a) % PAIRS;
+        let pair = &self.pairs[n];
+        let calls = match op.kind {
+            Kind::Write => 1,
+            Kind::Burst => BURST,
+            _ => 0,
+        };
+        if self.program.looks != 1 || pair.writes.get() + calls > WRITES {
+            return Out::Skipped;
+        }
+        pair.writes.set(pair.writes.get() + calls);
+        let len = if op.kind == Kind::Burst { 1 } else { usize::from(op.b % 4 + 1) };
+        let mut bytes = [0; 4];
+        if op.kind == Kind::Read {
+            self.outside.reading[n].fetch_add(1, Relaxed);
+            let _reading = Reading(&self.outside.reading[n]);
+            let read = (&pair.reader).read(&mut bytes[..len]);
+            // Which read comes first is not seen here: a read that has succeeded may be made to yield.
+            let got = &bytes[..*read.as_ref().unwrap_or(&0)];
+            if got.windows(2).any(|two| two[1] != two[0].wrapping_add(1)) {
+                self.is_wrong(format!("pair {n}: {got:?} was read, which nobody wrote in a row"));
+            }
+            pair.received.set(pair.received.get() + got.len());
+            if pair.received.get() > pair.sent.get() {
+                self.is_wrong(format!(
+                    "pair {n}: {} bytes were read, {} written",
+                    pair.received.get(),
+                    pair.sent.get()
+                ));
+            }
+            return outcome(&read);
+        }
+        let mut out = Out::Ok;
+        for _ in 0..calls {
+            for byte in &mut bytes[..len] {
+                *byte = pair.sent.get() as u8;
+                pair.sent.set(pair.sent.get() + 1);
+            }
+            let written = (&pair.writer).write(&bytes[..len]);
+            out = outcome(&written);
+            if written.is_err() {
+                break;
+            }
+        }
+        out
     }
 
     fn reparent(&self, op: &Op, a: usize) -> Out {

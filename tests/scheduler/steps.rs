@@ -106,6 +106,7 @@ impl<'p> Model<'p> {
                 let until = (op.kind == Kind::AwaitFor).then(|| self.now + millis(op.b));
                 self.wait(t, op, Some(Target::Signal(event)), until)
             }
+            Kind::Write | Kind::Read | Kind::Burst => self.of_pair(t, op),
             Kind::Reparent => self.reparent(t, op, self.program.raw(op.a)),
             Kind::Discard => self.discard(t, op, self.program.raw(op.a)),
             Kind::Timeout => {
@@ -226,7 +227,7 @@ impl<'p> Model<'p> {
             _ if !matches!(task.life, Life::Parked | Life::Switched) => false,
             Then::Waited(_, target, _) => target == Some(Target::Task(a)),
             Then::Switched(op) => self.program.task(op.a) == a,
-            Then::Start | Then::Turn(_) => false,
+            Then::Start | Then::Turn(_) | Then::Spent(..) => false,
         };
         let task = &self.tasks[a];
         let last = self.is_raw(a)
