@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::driver::{self, Coroutine};
-use super::exit::{LoopExit, Orphan};
+use super::exit::{GreenletExit, LoopExit, Orphan};
 use super::stack::{Claim, StackSize};
 
 /// What a panic, a throw or a kill carries.
@@ -127,6 +127,13 @@ pub(crate) enum Outcome {
     /// By `GreenletExit`.
     Killed,
     Panicked,
+}
+
+impl Outcome {
+    /// Of a greenlet that this ended.
+    pub(crate) fn of(payload: &Payload) -> Outcome {
+        if payload.is::<GreenletExit>() { Outcome::Killed } else { Outcome::Panicked }
+    }
 }
 
 /// A kill or timeout that has not been raised yet.

@@ -685,7 +685,7 @@ pub(super) fn reap_later(block: BlockRef) {
 /// Has the greenlet that runs next drop `what`, since dropping runs user code: it may panic, switch, or
 /// be thrown at, and where this is called one can bear none of these.
 #[cold]
-pub(super) fn drop_later(what: Box<dyn Any>) {
+pub(crate) fn drop_later(what: Box<dyn Any>) {
     DRIVER.with(|d| {
         d.to_drop.borrow_mut().push(what);
         d.set(ATTENTION, true);

@@ -527,7 +527,7 @@ impl<In: 'static> Me<'_, In> {
             // What it captured is dropped before anything is sent: that may run user code, which may
             // switch, so whether this greenlet may is asked again.
             State::Unstarted => {
-                transfer::discard(target);
+                transfer::discard(target, Outcome::of(&payload));
                 self.raise_if_reaped();
             }
             State::Switched | State::Parked => {}
@@ -624,7 +624,7 @@ impl<In, Out> Drop for Body<In, Out> {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             if block.state.get() == State::Unstarted {
-                transfer::discard(&block);
+                transfer::discard(&block, Outcome::Killed);
             }
         }
     }
@@ -645,6 +645,16 @@ pub(crate) fn hub_greenlet(
         me.take_reaper()
     })));
     block
+}
+
+/// Ends a raw greenlet that never ran, as a kill does: nobody sent it anything, so its parent, wherever
+/// that is, is not told. Gives the payload back for any other, whose end is the hub's to bring about.
+pub(crate) fn kill_unstarted(block: &BlockRef, payload: Payload) -> Result<(), Payload> {
+    if block.state.get() != State::Unstarted || !block.has_parent() {
+        return Err(payload);
+    }
+    transfer::discard(block, Outcome::of(&payload));
+    Ok(())
 }
 
 /// Notes how a greenlet ended, and does what was to be done then.

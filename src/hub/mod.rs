@@ -59,7 +59,7 @@ use crate::greenlet::stack::StackSize;
 use clock::sealed::{AnyClock, AnyScheduler};
 use poller::Poller;
 use remote::Shared;
-use timer::Timers;
+use timer::{TimerKey, Timers};
 use waiter::Waiter;
 
 pub use clock::{Clock, Fifo, MonotonicClock, Scheduler, Seeded, VirtualClock};
@@ -103,7 +103,7 @@ pub(crate) struct Inner {
     ready: RefCell<VecDeque<BlockRef>>,
     idle: RefCell<VecDeque<BlockRef>>,
     /// Spawned, to start at a later time; by id.
-    later: RefCell<BTreeMap<u64, BlockRef>>,
+    later: RefCell<BTreeMap<u64, (BlockRef, TimerKey)>>,
     pub(crate) timers: RefCell<Timers<Due>>,
     clock: AnyClock,
     scheduler: RefCell<AnyScheduler>,
@@ -308,8 +308,8 @@ impl Inner {
     /// Has a greenlet start at a later time.
     pub(crate) fn start_later(&self, block: BlockRef, at: u64) {
         let id = block.id;
-        self.later.borrow_mut().insert(id, block);
-        self.timers.borrow_mut().insert(at, Due::Start(id));
+        let timer = self.timers.borrow_mut().insert(at, Due::Start(id));
+        self.later.borrow_mut().insert(id, (block, timer));
     }
 
     pub(crate) fn error_hook(&self) -> Option<OnError> {
@@ -331,7 +331,7 @@ impl Inner {
         let later = self.later.borrow();
         ready
             .iter()
-            .chain(later.values())
+            .chain(later.values().map(|(block, _)| block))
             .filter(|b| b.state.get() == crate::greenlet::block::State::Unstarted)
             .cloned()
             .collect()

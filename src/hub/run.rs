@@ -25,13 +25,11 @@ const CROWD: usize = 64;
 pub(super) fn pick() -> BlockRef {
     let hub = existing().expect("the hooks are set with the hub");
     loop {
-        let left = hub.left.get();
-        if left == 0 || hub.shared.has_news() {
+        if hub.left.get() == 0 || hub.shared.has_news() {
             hub.look();
-        } else {
-            hub.left.set(left - 1);
         }
         if let Some(block) = hub.pop() {
+            hub.left.set(hub.left.get() - 1);
             return block;
         }
         hub.rest();
@@ -111,7 +109,7 @@ impl Inner {
                 }
                 Some((_, Due::Start(id))) => {
                     let block = self.later.borrow_mut().remove(&id);
-                    if let Some(block) = block {
+                    if let Some((block, _)) = block {
                         make_ready(block);
                     }
                 }

@@ -9,6 +9,7 @@ use std::io;
 
 use super::waiter::{self, CANCELLED, GRANTED, SharedWait, SharedWaiter, TIMED_OUT, Waiter};
 use super::{Due, Inner, make_ready};
+use crate::greenlet;
 use crate::greenlet::block::{Arrival, BlockRef, Payload, Pending, State, WaitsFor};
 use crate::greenlet::driver::{self, Refusal};
 use crate::greenlet::exit::{GreenletExit, LoopExit};
@@ -231,6 +232,13 @@ impl Inner {
         })
     }
 
+    /// Takes a greenlet off the idle, which may wait as long as others are busy. False: it is not there.
+    fn leaves_idle(&self, block: &BlockRef) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().position(|other| other.same(block));
+        at.and_then(|at| idle.remove(at)).is_some()
+    }
+
     /// Suspends a greenlet that is in a queue already.
     fn pause(&self, me: &BlockRef) -> Result<(), Cut> {
         if let Some(Arrival::Throw(payload)) = driver::park() {
@@ -285,16 +293,22 @@ pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
             make_ready(block.clone());
         }
         State::Unstarted => {
+            let Err(payload) = greenlet::kill_unstarted(block, pending.payload) else { return };
+            let pending = Pending { payload, ..pending };
             block.rare().pending.borrow_mut().push(pending);
             // It starts, to end at once: see `task`.
             let delayed = hub.later.borrow_mut().remove(&block.id);
-            if let Some(block) = delayed {
+            if let Some((block, timer)) = delayed {
+                let due = hub.timers.borrow_mut().cancel(timer);
+                drop(due);
                 make_ready(block);
             }
         }
         State::Current | State::Parked => {
             block.rare().pending.borrow_mut().push(pending);
-            if block.state.get() == State::Parked && waiter::end(block, None, CANCELLED) {
+            if block.state.get() == State::Parked
+                && (waiter::end(block, None, CANCELLED) || hub.leaves_idle(block))
+            {
                 make_ready(block.clone());
             }
         }

@@ -96,6 +96,9 @@ impl AnyGreenlet {
         let block = self.block();
         let mut epoch = 0;
         let waited = hub.wait(WaitsFor::Join(self.id()), until, |waiter| {
+            if self.ready() {
+                return Ok(false); // ended by what was unwound as the wait began
+            }
             epoch = waiter.epoch();
             self.add(AtEnd::Wake(waiter.block().clone(), epoch));
             Ok(true)
@@ -209,6 +212,9 @@ impl AnyGreenlet {
             let who = AnyGreenlet::from_block(block.clone());
             if wanted {
                 start::internal(hub::hub(), "link", move || f(who));
+            } else {
+                // Dropping it runs user code, which an end cannot bear.
+                driver::drop_later(Box::new(f));
             }
         };
         if self.ready() {
