@@ -32,7 +32,7 @@
 //! |---|---|
 //! | `sys` | the only door to the kernel |
 //! | `greenlet` | layer 1: [`enter`], [`Me`], [`RawGreenlet`], [`Generator`], [`settrace`]; stacks. No hub, no clock, no I/O |
-//! | [`hub`] | layer 2: one event loop a thread; [`Hub`], [`HubHandle`], [`signal`] |
+//! | [`hub`] | layer 2: one event loop a thread; [`Hub`], [`HubHandle`], [`signal()`] |
 //! | `task` | layer 3: [`spawn`], [`Greenlet`], [`Builder`], [`timeout`], [`sleep`] |
 //! | `io` | the one rule of blocking calls: try, park, try again |
 //! | `threadpool` | native threads for what cannot yield: name lookups, for now |

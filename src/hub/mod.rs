@@ -10,24 +10,24 @@
 //! ```
 //!
 //! The loop has no thread and no stack of its own: when a greenlet parks, the thread's driver asks
-//! [`run::pick`] who is next, and that is the loop. It runs on the root's stack, between greenlets,
+//! `run::pick` who is next, and that is the loop. It runs on the root's stack, between greenlets,
 //! and runs no user code: links, signal functions and drops of results run in greenlets.
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`waiter`] | a wait, and the one atomic step that ends it |
-//! | [`wait`] | how a greenlet waits: kills, timeouts and deadlocks come out there |
-//! | [`run`] | the loop: who is next, when to look, when to wait, `LoopExit` |
-//! | [`timer`] | who is to be woken when |
-//! | [`poller`], [`descriptors`] | readiness of descriptors, and which hub knows which |
-//! | [`spawn`] | how a greenlet of the hub begins and ends |
-//! | [`remote`] | the half that other threads touch |
-//! | [`clock`] | what time it is, and who of the ready is next |
-//! | [`signal`] | signals as greenlets |
+//! | `waiter` | a wait, and the one atomic step that ends it |
+//! | `wait` | how a greenlet waits: kills, timeouts and deadlocks come out there |
+//! | `run` | the loop: who is next, when to look, when to wait, `LoopExit` |
+//! | `timer` | who is to be woken when |
+//! | `poller`, `descriptors` | readiness of descriptors, and which hub knows which |
+//! | `spawn` | how a greenlet of the hub begins and ends |
+//! | `remote` | the half that other threads touch |
+//! | `clock` | what time it is, and who of the ready is next |
+//! | `signal` | signals as greenlets |
 //!
 //! # Unsafe
 //!
-//! One block, in [`exit`]: a hub is reached by a plain reference from a thread-local without a
+//! One block, in `exit`: a hub is reached by a plain reference from a thread-local without a
 //! destructor (so that it is there during thread exit, at no cost), and is freed once, when the
 //! thread's greenlets have ended.
 

@@ -258,7 +258,7 @@ impl GuardedStack {
     }
 }
 
-/// [`GuardedStack::high_water`] of the stack that `address` lies in; `None` when it is not one of ours.
+/// The high-water mark of the stack that `address` lies in; `None` when it is not one of ours.
 pub(crate) fn high_water_at(address: usize) -> Option<usize> {
     let place = slot::Place::of(address)?;
     Some(high_water(place.low + place.size.guard(), place.low + place.size.bytes()))
