@@ -10,8 +10,7 @@ use super::check;
 /// hang-up counts as ready: the call that follows tells.
 pub(crate) fn wait(fd: BorrowedFd<'_>, read: bool, limit: Option<Duration>) -> io::Result<bool> {
     let end = limit.map(|limit| Instant::now() + limit);
-    // Not POLLPRI: urgent data stays pending while a plain read finds nothing, and the two would spin.
-    let events = if read { libc::POLLIN | libc::POLLRDHUP } else { libc::POLLOUT };
+    let events = if read { libc::POLLIN | libc::POLLPRI | libc::POLLRDHUP } else { libc::POLLOUT };
     let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     loop {
         let millis = match end {
