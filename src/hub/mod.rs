@@ -55,7 +55,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::greenlet::AnyGreenlet;
 use crate::greenlet::block::{BlockRef, WeakRef};
 use crate::greenlet::driver::{self, Hooks};
-use crate::greenlet::stack::StackSize;
+use crate::greenlet::stack::{GuardKind, StackSize};
 use clock::sealed::{AnyClock, AnyScheduler};
 use poller::Poller;
 use remote::Shared;
@@ -431,6 +431,9 @@ impl HubBuilder {
     fn make(self) -> io::Result<&'static Inner> {
         static IDS: AtomicU32 = AtomicU32::new(1);
         let stack_size = self.stack_size.map_or_else(StackSize::configured, Ok)?;
+        // Trying out stack guards takes descriptors: better now than when none is left. If none works
+        // the first spawn says so.
+        let _ = GuardKind::probed();
         let shared = Arc::new(Shared::new(IDS.fetch_add(1, Ordering::Relaxed))?);
         let slot = descriptors::join(&shared);
         let poller = Poller::new(shared.epoll.clone(), slot, shared.wake_fd())
