@@ -1,11 +1,13 @@
 //! A random program, what a plain model says it does, and what it does.
 
+mod calls;
 pub(crate) mod model;
 mod outside;
 mod pairs;
 pub(crate) mod program;
 pub(crate) mod runner;
 mod steps;
+mod tasks;
 
 /// What both the model and the run write down, in the order in which it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

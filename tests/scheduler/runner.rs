@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
@@ -17,16 +16,14 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use gevent::hub::{Fifo, Seeded, VirtualClock};
-use gevent::{
-    AnyGreenlet, Ended, Greenlet, GreenletExit, Hub, LinkId, Me, Payload, RawGreenlet, State, SwitchError,
-};
+use gevent::{AnyGreenlet, Greenlet, GreenletExit, Hub, LinkId, Me, Payload, RawGreenlet, State};
 
 use super::outside::Outside;
-use super::program::{BURST, EVENTS, Kind, Make, Op, PAIRS, Program, WRITES};
+use super::program::{EVENTS, Kind, Make, Op, PAIRS, Program};
 use super::{Event, How, Out, Trace, Why};
 
 /// A payload of the tests' own.
-struct Boom;
+pub(super) struct Boom;
 
 /// The order in which the hub runs what is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +92,7 @@ pub(crate) fn text(payload: &Payload) -> &str {
         .unwrap_or("a payload that is not text")
 }
 
-fn why(payload: &Payload) -> Why {
+pub(super) fn why(payload: &Payload) -> Why {
     if payload.is::<GreenletExit>() {
         Why::Exit
     } else if payload.is::<Boom>() {
@@ -111,46 +108,46 @@ fn why(payload: &Payload) -> Why {
 // On the case's thread
 // ---------------------------------------------------------------------------------------------
 
-struct World {
-    program: Program,
-    clock: VirtualClock,
-    trace: RefCell<Trace>,
-    wrong: RefCell<Vec<String>>,
+pub(super) struct World {
+    pub(super) program: Program,
+    pub(super) clock: VirtualClock,
+    pub(super) trace: RefCell<Trace>,
+    pub(super) wrong: RefCell<Vec<String>>,
     /// Each task's handles: of any kind, to switch to, to join.
-    any: RefCell<Vec<Option<AnyGreenlet>>>,
-    typed: RefCell<Vec<Option<RawGreenlet<u64>>>>,
-    joins: RefCell<Vec<Option<Greenlet<u64>>>>,
-    made: RefCell<Vec<bool>>,
+    pub(super) any: RefCell<Vec<Option<AnyGreenlet>>>,
+    pub(super) typed: RefCell<Vec<Option<RawGreenlet<u64>>>>,
+    pub(super) joins: RefCell<Vec<Option<Greenlet<u64>>>>,
+    pub(super) made: RefCell<Vec<bool>>,
     /// How many calls hold a clone of the handle.
-    held: Vec<Cell<usize>>,
-    had_children: Vec<Cell<bool>>,
+    pub(super) held: Vec<Cell<usize>>,
+    pub(super) had_children: Vec<Cell<bool>>,
     /// What each task waits for, if the end of a greenlet.
-    targets: RefCell<Vec<Option<AnyGreenlet>>>,
-    tasks_by_id: RefCell<HashMap<u64, usize>>,
+    pub(super) targets: RefCell<Vec<Option<AnyGreenlet>>>,
+    pub(super) tasks_by_id: RefCell<HashMap<u64, usize>>,
     /// An event is the end of a greenlet that does nothing: whoever sets it runs that to its end.
-    events: RefCell<Vec<RawGreenlet<()>>>,
-    links: RefCell<Vec<(usize, LinkId)>>,
-    pairs: [Pair; PAIRS],
+    pub(super) events: RefCell<Vec<RawGreenlet<()>>>,
+    pub(super) links: RefCell<Vec<(usize, LinkId)>>,
+    pub(super) pairs: [Pair; PAIRS],
     /// How many shield blocks each task is in: there a wait may end early.
-    shields: Vec<Cell<u32>>,
+    pub(super) shields: Vec<Cell<u32>>,
     /// The thread's greenlets are being ended: waits end at once.
-    over: Cell<bool>,
-    outside: Arc<Outside>,
+    pub(super) over: Cell<bool>,
+    pub(super) outside: Arc<Outside>,
 }
 
 /// A socket pair: what is written at one end is read at the other.
-struct Pair {
-    reader: gevent::os::unix::net::UnixStream,
-    writer: gevent::os::unix::net::UnixStream,
+pub(super) struct Pair {
+    pub(super) reader: gevent::os::unix::net::UnixStream,
+    pub(super) writer: gevent::os::unix::net::UnixStream,
     /// How many writes were made or are to be.
-    writes: Cell<usize>,
+    pub(super) writes: Cell<usize>,
     /// How many bytes were sent and received. Each byte is one more than the last.
-    sent: Cell<usize>,
-    received: Cell<usize>,
+    pub(super) sent: Cell<usize>,
+    pub(super) received: Cell<usize>,
 }
 
 /// In a read of a pair.
-struct Reading<'w>(&'w AtomicUsize);
+pub(super) struct Reading<'w>(pub(super) &'w AtomicUsize);
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
@@ -172,10 +169,10 @@ impl Drop for Guard {
 }
 
 /// Counts its drop; in the frame of a block.
-struct InFrame(Arc<Outside>);
+pub(super) struct InFrame(Arc<Outside>);
 
 impl InFrame {
-    fn new(world: &World) -> InFrame {
+    pub(super) fn new(world: &World) -> InFrame {
         world.outside.frames_made.fetch_add(1, Relaxed);
         InFrame(world.outside.clone())
     }
@@ -188,10 +185,10 @@ impl Drop for InFrame {
 }
 
 /// In a shield block.
-struct Shielded<'w>(&'w Cell<u32>);
+pub(super) struct Shielded<'w>(&'w Cell<u32>);
 
 impl<'w> Shielded<'w> {
-    fn new(depth: &'w Cell<u32>) -> Shielded<'w> {
+    pub(super) fn new(depth: &'w Cell<u32>) -> Shielded<'w> {
         depth.set(depth.get() + 1);
         Shielded(depth)
     }
@@ -204,9 +201,9 @@ impl Drop for Shielded<'_> {
 }
 
 /// A task may wait for its target.
-struct Waits<'w> {
-    world: &'w World,
-    by: usize,
+pub(super) struct Waits<'w> {
+    pub(super) world: &'w World,
+    pub(super) by: usize,
 }
 
 impl Drop for Waits<'_> {
@@ -217,11 +214,11 @@ impl Drop for Waits<'_> {
 }
 
 /// A clone of a task's handle, counted, as somebody's wait holds it.
-struct Held<'w> {
-    world: &'w World,
-    task: usize,
-    greenlet: AnyGreenlet,
-    _waits: Waits<'w>,
+pub(super) struct Held<'w> {
+    pub(super) world: &'w World,
+    pub(super) task: usize,
+    pub(super) greenlet: AnyGreenlet,
+    pub(super) _waits: Waits<'w>,
 }
 
 impl Drop for Held<'_> {
@@ -289,27 +286,27 @@ fn run_here(
 }
 
 /// A greenlet whose end is an event.
-fn signal() -> RawGreenlet<()> {
+pub(super) fn signal() -> RawGreenlet<()> {
     let signal = gevent::enter(|me: &Me<()>| me.child(|_: &Me<()>, ()| ()));
     signal.set_parent(&gevent::root()).expect("a new greenlet is nobody's ancestor");
     signal
 }
 
 impl World {
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.clock.now().as_millis()).expect("a short run")
     }
 
-    fn note(&self, event: Event) {
+    pub(super) fn note(&self, event: Event) {
         self.trace.borrow_mut().push((self.now(), event));
         self.outside.events.fetch_add(1, Relaxed);
     }
 
-    fn done(&self, t: usize, op: &Op, out: Out) {
+    pub(super) fn done(&self, t: usize, op: &Op, out: Out) {
         self.note(Event::Done(t, op.id, out));
     }
 
-    fn is_wrong(&self, what: String) {
+    pub(super) fn is_wrong(&self, what: String) {
         self.wrong.borrow_mut().push(format!("at {} ms: {what}", self.now()));
     }
 
@@ -337,7 +334,7 @@ impl World {
         }
     }
 
-    fn make(self: &Rc<World>, me: &Me<u64>, by: usize, t: usize) -> bool {
+    pub(super) fn make(self: &Rc<World>, me: &Me<u64>, by: usize, t: usize) -> bool {
         if t == 0 || std::mem::replace(&mut self.made.borrow_mut()[t], true) {
             return false;
         }
@@ -375,17 +372,17 @@ impl World {
         true
     }
 
-    fn millis(&self, d: u8) -> Duration {
+    pub(super) fn millis(&self, d: u8) -> Duration {
         Duration::from_millis(self.program.millis(d))
     }
 
-    fn held(&self, by: usize, task: usize) -> Option<Held<'_>> {
+    pub(super) fn held(&self, by: usize, task: usize) -> Option<Held<'_>> {
         let greenlet = self.any.borrow()[task].clone()?;
         self.held[task].set(self.held[task].get() + 1);
         Some(Held { world: self, task, greenlet, _waits: Waits { world: self, by } })
     }
 
-    fn steps(self: &Rc<World>, me: &Me<u64>, t: usize, ops: &[Op]) {
+    pub(super) fn steps(self: &Rc<World>, me: &Me<u64>, t: usize, ops: &[Op]) {
         for op in ops {
             self.step(me, t, op);
         }
@@ -393,7 +390,7 @@ impl World {
 
     /// The root was told that nothing can happen any more: then nothing may be ready, and nobody wait
     /// for what has happened or for a time.
-    fn check_deadlock(&self) {
+    pub(super) fn check_deadlock(&self) {
         for (t, any) in self.any.borrow().iter().enumerate().skip(1) {
             let Some(any) = any else { continue };
             let raw = self.program.tasks[t].make == Make::Raw;
@@ -422,7 +419,7 @@ impl World {
     }
 }
 
-fn outcome(done: &std::io::Result<usize>) -> Out {
+pub(super) fn outcome(done: &std::io::Result<usize>) -> Out {
     match done {
         Ok(n) => Out::Got(*n as u64),
         Err(error) => error.raw_os_error().map_or(Out::Unexpected, Out::Error),
@@ -452,282 +449,5 @@ fn body(me: &Me<u64>, first: u64, guard: Guard) -> u64 {
     match result {
         Ok(()) => value,
         Err(payload) => resume_unwind(payload),
-    }
-}
-
-// ---------------------------------------------------------------------------------------------
-// Steps
-// ---------------------------------------------------------------------------------------------
-
-impl World {
-    fn step(self: &Rc<World>, me: &Me<u64>, t: usize, op: &Op) {
-        self.outside.at[t].store(op.id + 1, Relaxed);
-        let a = self.program.task(op.a);
-        let event = usize::from(op.a) % EVENTS;
-        let begun = self.now();
-        let out = match op.kind {
-            Kind::Spawn => {
-                if self.make(me, t, a) {
-                    Out::Ok
-                } else {
-                    Out::Skipped
-                }
-            }
-            Kind::Yield => {
-                gevent::yield_now();
-                Out::Ok
-            }
-            Kind::Idle => {
-                gevent::idle();
-                Out::Ok
-            }
-            Kind::Sleep => {
-                gevent::sleep(self.millis(op.a));
-                Out::Ok
-            }
-            Kind::Switch => self.switch(me, t, op, a),
-            Kind::Throw => self.throw(me, t, op, a),
-            Kind::Join | Kind::Wait | Kind::Kill | Kind::KillFor | Kind::KillNow => self.of_task(t, op, a),
-            Kind::Link => self.link(op, a),
-            Kind::Unlink => self.unlink(op),
-            Kind::Set => self.set(event),
-            Kind::Clear => {
-                let is_set = self.events.borrow()[event].is_dead();
-                if is_set {
-                    let fresh = signal();
-                    let before = std::mem::replace(&mut self.events.borrow_mut()[event], fresh);
-                    drop(before);
-                }
-                Out::Is(is_set)
-            }
-            Kind::Await | Kind::AwaitFor => {
-                let signal: AnyGreenlet = (*self.events.borrow()[event]).clone();
-                let limit = (op.kind == Kind::AwaitFor).then(|| self.millis(op.b));
-                self.targets.borrow_mut()[t] = Some(signal.clone());
-                let _waits = Waits { world: self, by: t };
-                Out::Is(signal.wait(limit))
-            }
-            Kind::Write | Kind::Read | Kind::Burst => self.of_pair(op),
-            Kind::Reparent => self.reparent(op, self.program.raw(op.a)),
-            Kind::Discard => self.discard(t, self.program.raw(op.a)),
-            Kind::Timeout => {
-                let ended = gevent::timeout(self.millis(op.a), || {
-                    let _frame = InFrame::new(self);
-                    self.steps(me, t, &op.body);
-                });
-                if ended.is_ok() { Out::Ok } else { Out::Elapsed }
-            }
-            Kind::Catch => {
-                let caught = catch_unwind(AssertUnwindSafe(|| {
-                    let _frame = InFrame::new(self);
-                    self.steps(me, t, &op.body);
-                }));
-                caught.map_or_else(|payload| Out::Caught(why(&payload)), |()| Out::Ok)
-            }
-            Kind::Shield => {
-                gevent::no_unwind(|| {
-                    let _shielded = Shielded::new(&self.shields[t]);
-                    let _frame = InFrame::new(self);
-                    self.steps(me, t, &op.body);
-                });
-                Out::Ok
-            }
-        };
-        self.done(t, op, out);
-        let limit = match (op.kind, out) {
-            (Kind::Sleep, _) => Some(op.a),
-            (Kind::Wait | Kind::AwaitFor | Kind::KillFor, Out::Is(false)) => Some(op.b),
-            _ => None,
-        };
-        if let Some(limit) = limit.map(|d| self.program.millis(d)) {
-            let took = self.now() - begun;
-            if took != limit && self.shields[t].get() == 0 && !self.over.get() {
-                self.is_wrong(format!("task {t}, step {}: {op} gave up after {took} ms, not {limit}", op.id));
-            }
-        }
-        match out {
-            Out::LoopExit => self.check_deadlock(),
-            Out::Unexpected if !self.over.get() => {
-                self.is_wrong(format!("task {t}, step {}: {op}: an error of no kind it may have", op.id))
-            }
-            _ => {}
-        }
-    }
-
-    fn switched<T>(&self, result: Result<u64, SwitchError<T>>) -> Out {
-        match result {
-            Ok(value) => Out::Got(value),
-            Err(SwitchError::Dead(_)) => Out::Dead,
-            Err(SwitchError::Parked(_)) => Out::Parked,
-            Err(SwitchError::Exited(id)) => {
-                self.tasks_by_id.borrow().get(&id).map_or(Out::Unexpected, |&t| Out::Exited(t))
-            }
-            Err(SwitchError::LoopExit(_)) => Out::LoopExit,
-            Err(error) => {
-                self.is_wrong(format!("a switch failed: {error:?}"));
-                Out::Unexpected
-            }
-        }
-    }
-
-    fn switch(&self, me: &Me<u64>, t: usize, op: &Op, a: usize) -> Out {
-        let to = self.typed.borrow()[a].clone();
-        let (Some(to), Some(_held)) = (to, self.held(t, a)) else { return Out::Skipped };
-        self.switched(me.switch(&to, u64::from(op.b)))
-    }
-
-    fn throw(&self, me: &Me<u64>, t: usize, op: &Op, a: usize) -> Out {
-        let Some(held) = self.held(t, a) else { return Out::Skipped };
-        let payload: Payload = if op.b % 2 == 0 { Box::new(GreenletExit) } else { Box::new(Boom) };
-        self.switched(me.throw(&held.greenlet, payload))
-    }
-
-    fn of_task(&self, t: usize, op: &Op, a: usize) -> Out {
-        let Some(held) = self.held(t, a) else { return Out::Skipped };
-        let greenlet = &held.greenlet;
-        self.targets.borrow_mut()[t] = Some(greenlet.clone());
-        let limit = self.millis(op.b);
-        match op.kind {
-            Kind::Join => {
-                let join = self.joins.borrow_mut()[a].take();
-                match join.map(Greenlet::join) {
-                    None => Out::Is(greenlet.wait(None)),
-                    Some(Ok(value)) => Out::Joined(How::Returned(value)),
-                    Some(Err(Ended::Killed)) => Out::Joined(How::Raised(Why::Exit)),
-                    Some(Err(Ended::Panicked(payload))) => Out::Joined(How::Raised(why(&payload))),
-                    Some(Err(Ended::Unfinished)) => Out::Unfinished,
-                    Some(Err(_)) => Out::Unexpected,
-                }
-            }
-            Kind::Wait => Out::Is(greenlet.wait(Some(limit))),
-            Kind::Kill => {
-                greenlet.kill();
-                Out::Is(greenlet.ready())
-            }
-            Kind::KillFor => Out::Is(greenlet.kill_timeout(limit)),
-            _ => Out::Is(greenlet.kill_timeout(Duration::ZERO)),
-        }
-    }
-
-    fn link(self: &Rc<World>, op: &Op, a: usize) -> Out {
-        let any = self.any.borrow()[a].clone();
-        let Some(any) = any else { return Out::Skipped };
-        let n = self.links.borrow().len();
-        let world = self.clone();
-        let call = move |who: AnyGreenlet| world.note(Event::Linked(n, who.successful()));
-        let id = match op.b % 3 {
-            0 => any.link(call),
-            1 => any.link_value(call),
-            _ => any.link_panic(call),
-        };
-        self.links.borrow_mut().push((a, id));
-        Out::Got(n as u64)
-    }
-
-    fn unlink(&self, op: &Op) -> Out {
-        let count = self.links.borrow().len();
-        if count == 0 {
-            return Out::Skipped;
-        }
-        let (a, id) = self.links.borrow()[(usize::from(op.a) + 16 * usize::from(op.b)) % count];
-        let any = self.any.borrow()[a].clone();
-        Out::Is(any.is_some_and(|any| any.unlink(id)))
-    }
-
-    fn set(&self, event: usize) -> Out {
-        let signal = self.events.borrow()[event].clone();
-        if signal.is_dead() {
-            return Out::Is(false);
-        }
-        signal.set_parent(&gevent::current()).expect("a signal is nobody's ancestor");
-        match gevent::enter(|me: &Me<()>| me.switch(&signal, ())) {
-            Ok(()) => {}
-            Err(error) => self.is_wrong(format!("an event could not be set: {error:?}")),
-        }
-        // So that the signal does not keep whoever set it alive.
-        let _ = signal.set_parent(&gevent::root());
-        Out::Is(true)
-    }
-
-    fn of_pair(&self, op: &Op) -> Out {
-        let n = usize::from(op.a) % PAIRS;
-        let pair = &self.pairs[n];
-        let calls = match op.kind {
-            Kind::Write => 1,
-            Kind::Burst => BURST,
-            _ => 0,
-        };
-        if self.program.looks != 1 || pair.writes.get() + calls > WRITES {
-            return Out::Skipped;
-        }
-        pair.writes.set(pair.writes.get() + calls);
-        let len = if op.kind == Kind::Burst { 1 } else { usize::from(op.b % 4 + 1) };
-        let mut bytes = [0; 4];
-        if op.kind == Kind::Read {
-            self.outside.reading[n].fetch_add(1, Relaxed);
-            let _reading = Reading(&self.outside.reading[n]);
-            let read = (&pair.reader).read(&mut bytes[..len]);
-            // Which read comes first is not seen here: a read that has succeeded may be made to yield.
-            let got = &bytes[..*read.as_ref().unwrap_or(&0)];
-            if got.windows(2).any(|two| two[1] != two[0].wrapping_add(1)) {
-                self.is_wrong(format!("pair {n}: {got:?} was read, which nobody wrote in a row"));
-            }
-            pair.received.set(pair.received.get() + got.len());
-            if pair.received.get() > pair.sent.get() {
-                self.is_wrong(format!(
-                    "pair {n}: {} bytes were read, {} written",
-                    pair.received.get(),
-                    pair.sent.get()
-                ));
-            }
-            return outcome(&read);
-        }
-        let mut out = Out::Ok;
-        for _ in 0..calls {
-            for byte in &mut bytes[..len] {
-                *byte = pair.sent.get() as u8;
-                pair.sent.set(pair.sent.get() + 1);
-            }
-            let written = (&pair.writer).write(&bytes[..len]);
-            out = outcome(&written);
-            if written.is_err() {
-                break;
-            }
-        }
-        out
-    }
-
-    fn reparent(&self, op: &Op, a: usize) -> Out {
-        let p = self.program.task(op.b);
-        let (any, parent) = (self.any.borrow()[a].clone(), self.any.borrow()[p].clone());
-        let (Some(any), Some(parent)) = (any, parent) else { return Out::Skipped };
-        if self.program.tasks[a].make != Make::Raw || any.is_dead() || parent.is_dead() {
-            return Out::Skipped;
-        }
-        let set = any.set_parent(&parent).is_ok();
-        if set {
-            self.had_children[p].set(true);
-        }
-        Out::Is(set)
-    }
-
-    fn discard(&self, t: usize, a: usize) -> Out {
-        let Some(any) = self.any.borrow()[a].clone() else { return Out::Skipped };
-        let last = self.program.tasks[a].make == Make::Raw
-            && !self.program.catches(a)
-            && !self.had_children[a].get()
-            && self.held[a].get() == 0
-            && a != t;
-        let suspended = any.is_active() && any.state().to_string() == "blocked on a switch";
-        let unstarted = !any.is_started() && !any.has_links();
-        if !last || !(any.is_dead() || suspended || unstarted) {
-            return Out::Skipped;
-        }
-        drop(any);
-        let typed = self.typed.borrow_mut()[a].take();
-        let any = self.any.borrow_mut()[a].take();
-        drop(any);
-        drop(typed);
-        Out::Ok
     }
 }
