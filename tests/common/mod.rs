@@ -117,10 +117,22 @@ pub(crate) fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
+/// This test binary, to be run again: by the program that `GEVENT_TEST_RUNNER` names where the machine
+/// cannot run it by itself (`ci/aarch64.sh`).
+pub(crate) fn this_program() -> Command {
+    let program = std::env::current_exe().expect("the test binary has a path");
+    let runner = std::env::var("GEVENT_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(first) = words.next() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
+}
+
 /// Runs this test binary again, for the one test `name`, with [`CHILD`] and `env` set. It is ended
 /// after a minute.
 pub(crate) fn subprocess(name: &str, env: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
+    let mut command = this_program();
     command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, name);
     command.env("RUST_BACKTRACE", "0");
     for (key, value) in env {
