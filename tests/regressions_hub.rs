@@ -53,3 +53,27 @@ fn a_panic_of_a_tracer_in_a_park_leaves_the_next_wait_whole() {
     parked.thread().unpark();
     parked.join().unwrap();
 }
+
+/// The rare looks that quick turns allow were given up by halves, so timers stayed late for a hundred slow turns.
+#[test]
+fn slow_turns_after_quick_ones_hold_up_one_look_only() {
+    let _watched = watchdog();
+    for _ in 0..10_000 {
+        gevent::yield_now();
+    }
+    let turns = Rc::new(std::cell::Cell::new(0));
+    let count = turns.clone();
+    let slow = gevent::spawn(move || {
+        loop {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(6) {}
+            count.set(count.get() + 1);
+            gevent::yield_now();
+        }
+    });
+    gevent::sleep(Duration::from_millis(1));
+    let before = turns.get();
+    gevent::sleep(Duration::from_millis(1));
+    assert!(turns.get() - before <= 3, "{} turns of 6 ms each", turns.get() - before);
+    slow.kill();
+}

@@ -77,6 +77,10 @@ pub(crate) struct Hooks {
     pub(crate) unpark: fn(&BlockRef, Payload) -> Result<(), Payload>,
     /// A greenlet has ended: does what is in its `at_end`.
     pub(crate) ended: fn(&BlockRef, Vec<AtEnd>),
+    /// All that have a stack are to end: has those end that have not begun, too.
+    pub(crate) ending: fn(),
+    /// They have ended: lets those run that their ends made ready (links, say). False: there are none.
+    pub(crate) settle: fn() -> bool,
     /// The thread exits: no greenlet runs after this.
     pub(crate) exit: fn(),
 }
@@ -806,9 +810,22 @@ pub(crate) fn end_all() {
         }
         let was = d.is(EXITING);
         d.set(EXITING, true);
+        if let Some(hooks) = hooks() {
+            (hooks.ending)();
+        }
+        let mut settled = 0;
         loop {
             let last = d.live.borrow().last().copied();
-            let Some(raw) = last else { break };
+            let Some(raw) = last else {
+                // What these spawn runs too, as long as it comes to an end.
+                settled += 1;
+                let settle = || hooks().is_some_and(|hooks| (hooks.settle)());
+                match std::panic::catch_unwind(AssertUnwindSafe(settle)) {
+                    Ok(false) => break,
+                    _ if settled == SURVIVALS => break,
+                    _ => continue,
+                }
+            };
             // SAFETY: on the list, so not freed; the copy is not dropped, its clone is counted.
             let block = BlockRef::clone(&ManuallyDrop::new(unsafe { BlockRef::from_raw(raw) }));
             // A tracer may panic here, where nobody could catch it; it is removed then.

@@ -130,7 +130,14 @@ thread_local! {
     static HUB: Cell<Option<&'static Inner>> = const { Cell::new(None) };
 }
 
-static HOOKS: Hooks = Hooks { pick: run::pick, unpark: wait::unpark, ended: spawn::ended, exit };
+static HOOKS: Hooks = Hooks {
+    pick: run::pick,
+    unpark: wait::unpark,
+    ended: spawn::ended,
+    ending: wait::kill_unstarted,
+    settle: wait::settle,
+    exit,
+};
 
 /// This thread's hub, if it has one.
 #[inline]
@@ -261,7 +268,8 @@ impl Hub {
 
     /// Ends every greenlet of this thread: raises `GreenletExit` in each, once, and lets it unwind;
     /// its blocking calls end at once. What still goes on after a hundred of them is left suspended
-    /// for good. Call it from the root greenlet; elsewhere, or while unwinding, it does nothing.
+    /// for good. One that has not begun never runs. Links and [`on_error`](Hub::on_error) run, and wait
+    /// for nothing either. Call it from the root greenlet; elsewhere, or while unwinding, it does nothing.
     ///
     /// The exit of a thread other than main does the same by itself, but only when its thread-locals
     /// are being destroyed already.

@@ -1,9 +1,9 @@
 //! The loop: who runs next, when to look at timers and descriptors, when to wait, and `LoopExit`.
 //!
 //! While greenlets are ready the hub looks up after every so many switches: `stride`, which it
-//! doubles while a stride takes less than a quarter of [`PERIOD`] and halves when it takes more, so
-//! that short runs do not pay for a clock and long ones do not hold up timers. When none is ready it
-//! looks, then waits in epoll until the next timer, for ever if there is none. It never ticks.
+//! doubles while a stride takes less than a quarter of [`PERIOD`], and cuts to what takes that long when
+//! it took more. So short runs do not pay for a clock, and long ones do not hold up timers. When none is
+//! ready it looks, then waits in epoll until the next timer, for ever if there is none. It never ticks.
 
 use super::remote::Message;
 use super::waiter::{self, GRANTED, TIMED_OUT};
@@ -68,10 +68,16 @@ impl Inner {
         let now = self.clock.now();
         let took = now - self.now.replace(now);
         let stride = self.stride.get();
-        let next = if took < PERIOD / 4 { stride.saturating_mul(2) } else { (stride / 2).max(1) };
+        let next = if took < PERIOD / 4 {
+            stride.saturating_mul(2)
+        } else {
+            // At once to what fits: halving would let a whole line of long strides pass first.
+            (u64::from(stride) * (PERIOD / 4) / took).max(1) as u32
+        };
         self.stride.set(next.min(self.most_switches));
         self.left.set(self.stride.get());
-        if self.shared.has_news() {
+        // While the thread's greenlets end nobody waits for news, and what is to be spawned is not.
+        if self.shared.has_news() && !driver::exiting() {
             self.read_news();
         }
         if self.poller.is_used() {
@@ -180,6 +186,8 @@ impl Inner {
             return;
         }
         self.poll(timeout);
+        // The time asleep is not what the greenlets took.
+        self.now.set(self.clock.now());
         self.left.set(0);
     }
 

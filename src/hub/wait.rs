@@ -324,6 +324,28 @@ pub(crate) fn kill_all(hub: &Inner, ids: &[u64]) {
     }
 }
 
+/// See [`driver::Hooks::ending`].
+pub(super) fn kill_unstarted() {
+    let Some(hub) = super::existing() else { return };
+    for block in hub.unstarted() {
+        interrupt(hub, &block, Pending { timeout: 0, payload: kill_payload() });
+    }
+}
+
+/// See [`driver::Hooks::settle`]. The root, which calls it, goes to the end of the queue and so comes
+/// back when all that are in it have run.
+pub(super) fn settle() -> bool {
+    let Some(hub) = super::existing() else { return false };
+    if hub.ready.borrow().is_empty() {
+        return false;
+    }
+    driver::with_current(|root| {
+        hub.push_ready(root.clone());
+        let _ = hub.pause(root);
+    });
+    true
+}
+
 /// Layer 1's door to the hub: see [`driver::Hooks::unpark`].
 pub(super) fn unpark(block: &BlockRef, payload: Payload) -> Result<(), Payload> {
     let waits = waiter::state(block) == waiter::WAITING || block.queued.get();

@@ -20,6 +20,7 @@ use super::identity::{Thread, ThreadId};
 use super::parker::Parker;
 use super::scope::Family;
 use crate::greenlet::block::{AtEnd, BlockRef, Outcome, Payload};
+use crate::greenlet::driver;
 use crate::greenlet::stack::{StackError, StackSize};
 use crate::hub::{self, HubGone, Inner, spawn as start};
 
@@ -131,6 +132,11 @@ where
     T: Send,
 {
     fn run(&self, me: &BlockRef, killed: Option<Payload>) -> Outcome {
+        if killed.is_some() && driver::exiting() {
+            // Its thread ended before it began: that is what joiners are told, not a kill.
+            self.revoke(Box::new(HubGone(())));
+            return Outcome::Killed;
+        }
         let Some(f) = self.begin() else { return Outcome::Killed };
         let result = start::run(killed, f);
         let mut outcome = match &result {
