@@ -38,6 +38,7 @@
 //! | `threadpool` | native threads for what cannot yield: name lookups, for now |
 //! | [`net`], [`os`], [`thread`] | std-shaped and cooperative |
 //! | [`std`](mod@std) | all of `::std` with these in their places |
+//! | [`server`] | a greenlet a connection: accepting, bounds, and ends in good order |
 //! | [`observe`] | every greenlet, what it waits for and where it is |
 //!
 //! `unsafe` lives in `sys`, in `greenlet`'s driver, transfer, block and stacks, and in two marked
@@ -97,6 +98,8 @@ pub mod os;
 pub mod thread;
 
 pub mod std;
+
+pub mod server;
 
 pub mod observe;
 

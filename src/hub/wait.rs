@@ -161,6 +161,18 @@ impl Inner {
         until: Until,
         enlist: impl FnOnce(SharedWaiter) -> bool,
     ) -> Result<bool, Cut> {
+        let waited = self.wait_either(what, until, |_, shared| Ok(enlist(shared)))?;
+        Ok(waited.expect("putting a waiter on a list of one's own does not fail"))
+    }
+
+    /// As [`Inner::wait_shared`], for waits that a list of this thread (a descriptor's, say) may end
+    /// as well: the one wait, by two names.
+    pub(crate) fn wait_either(
+        &self,
+        what: WaitsFor,
+        until: Until,
+        enlist: impl FnOnce(&Waiter, SharedWaiter) -> io::Result<bool>,
+    ) -> Result<io::Result<bool>, Cut> {
         driver::with_current(|me| {
             self.may_wait(me)?;
             let waiter = Waiter::begin(me);
@@ -169,9 +181,14 @@ impl Inner {
             // From here on a grant may come from any thread: it sends a message, which finds the
             // greenlet here.
             self.sharing.borrow_mut().insert(me.id, me.clone());
-            drop(waiter);
             let _shares = Shares { hub: self, me };
-            if enlist(shared) { self.suspend(me, what, until, epoch) } else { Ok(true) }
+            match enlist(&waiter, shared) {
+                Ok(true) => {
+                    drop(waiter);
+                    self.suspend(me, what, until, epoch).map(Ok)
+                }
+                ended => Ok(ended.map(|_| true)),
+            }
         })
     }
 

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use socket2::SockAddr;
 
 use super::addr::{ToSocketAddrs, each, told};
 use super::methods::{common_methods, descriptor_traits, incoming, ttl_methods};
@@ -89,7 +92,15 @@ impl TcpListener {
     /// # std::io::Result::Ok(())
     /// ```
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (fd, from) = self.socket.accept()?;
+        self.accepted(self.socket.accept()?)
+    }
+
+    /// `accept`, if there is a connection now; else `WouldBlock`, whatever the mode is.
+    pub(crate) fn accept_now(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.accepted(self.socket.accept_now()?)
+    }
+
+    fn accepted(&self, (fd, from): (OwnedFd, SockAddr)) -> io::Result<(TcpStream, SocketAddr)> {
         let stream = TcpStream { socket: self.socket.accepted(fd.into()) };
         Ok((stream, told(from)?))
     }

@@ -289,19 +289,42 @@ impl<S: Std> Socket<S> {
 
     /// The next connection, non-blocking.
     pub(crate) fn accept(&self) -> io::Result<(OwnedFd, SockAddr)> {
+        self.call(Side::Read, |_| false, || self.accept_once())
+    }
+
+    /// The next connection, if there is one now; else `WouldBlock`, whatever the mode is.
+    pub(crate) fn accept_now(&self) -> io::Result<(OwnedFd, SockAddr)> {
+        self.now(|| self.accept_once())
+    }
+
+    /// The next datagram, if there is one now; else `WouldBlock`, whatever the mode is.
+    pub(crate) fn recv_from_now(&self, buf: &mut [u8]) -> io::Result<(usize, SockAddr)> {
+        self.now(|| socket::recv_from(self.fd(), buf, 0))
+    }
+
+    /// One call to read that does not wait, for those who wait for more than this socket. That it
+    /// would block is remembered.
+    fn now<T>(&self, op: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        cooperative::at_once(|| {
+            op().inspect_err(|error| {
+                if let (io::ErrorKind::WouldBlock, Some(hub)) = (error.kind(), hub::existing()) {
+                    hub.poller.drained(self.fd().as_raw_fd(), Side::Read, false);
+                }
+            })
+        })
+    }
+
+    fn accept_once(&self) -> io::Result<(OwnedFd, SockAddr)> {
         let fd = self.fd();
         if !self.mode.foreign.load(Ordering::Relaxed) {
-            return self.call(Side::Read, |_| false, || socket::accept(fd));
+            return socket::accept(fd);
         }
-        let polled = || {
-            let _mine = self.mode.accepting.lock().unwrap_or_else(PoisonError::into_inner);
-            if poll::wait(fd, true, Some(Duration::ZERO))? {
-                socket::accept(fd)
-            } else {
-                Err(io::Error::from_raw_os_error(libc::EAGAIN))
-            }
-        };
-        self.call(Side::Read, |_| false, polled)
+        let _mine = self.mode.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        if poll::wait(fd, true, Some(Duration::ZERO))? {
+            socket::accept(fd)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EAGAIN))
+        }
     }
 
     /// Waits, at most `limit`, until a connection that was begun is made, or has failed. False: it

@@ -96,6 +96,12 @@ impl UdpSocket {
         Ok((len, told(from)?))
     }
 
+    /// `recv_from`, if there is a datagram now; else `WouldBlock`, whatever the mode is.
+    pub(crate) fn recv_from_now(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let (len, from) = self.socket.recv_from_now(buf)?;
+        Ok((len, told(from)?))
+    }
+
     /// Sends a datagram to this address; to the first, if it is several.
     /// Mirrors [`std::net::UdpSocket::send_to`].
     ///

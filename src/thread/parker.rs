@@ -12,13 +12,16 @@
 //! a hub's thread is never held up by it. A wait that was ended by a kill or by its deadline leaves
 //! the token for the next one: [`SharedWaiter::wake`] says which it was.
 
+use std::io;
+use std::os::fd::RawFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::greenlet::block::WaitsFor;
 use crate::hub::Inner;
+use crate::hub::poller::Side;
 use crate::hub::wait::{Cut, Until};
-use crate::hub::waiter::SharedWaiter;
+use crate::hub::waiter::{SharedWaiter, Waiter};
 use crate::io::hub_here;
 
 #[derive(Debug)]
@@ -69,14 +72,53 @@ impl Parker {
 
     fn park_greenlet(&self, hub: &Inner, what: WaitsFor, limit: Option<Duration>) -> Result<bool, Cut> {
         let until = limit.map_or(Until::Forever, |limit| Until::Deadline(hub.deadline(limit)));
-        let waited = hub.wait_shared(what, until, |waiter| {
+        let waited = self.wait_in(hub, what, until, |_| Ok(true))?;
+        Ok(waited.expect("nothing else is enlisted that could fail"))
+    }
+
+    /// Waits in this thread's hub, until the token comes, or there may be something to read from
+    /// `fd`. False: it is `until`.
+    ///
+    /// # Errors
+    /// `fd` cannot be watched.
+    pub(crate) fn park_or_readable(
+        &self,
+        hub: &Inner,
+        what: WaitsFor,
+        until: Until,
+        fd: RawFd,
+    ) -> Result<io::Result<bool>, Cut> {
+        let mut mine = None;
+        let waited = self.wait_in(hub, what, until, |waiter| {
+            mine = Some((waiter.epoch(), waiter.block().id));
+            hub.poller.enlist(fd, Side::Read, waiter.clone())
+        });
+        if let Some((epoch, id)) = mine {
+            hub.poller.delist(fd, Side::Read, epoch, id);
+        }
+        waited
+    }
+
+    /// Waits in this thread's hub. `also` puts the same wait on another list; false: that has happened
+    /// already, and the token, if there is one, stays.
+    pub(crate) fn wait_in(
+        &self,
+        hub: &Inner,
+        what: WaitsFor,
+        until: Until,
+        also: impl FnOnce(&Waiter) -> io::Result<bool>,
+    ) -> Result<io::Result<bool>, Cut> {
+        let waited = hub.wait_either(what, until, |waiter, shared| {
+            if !also(waiter)? {
+                return Ok(false);
+            }
             let mut token = self.token();
             if matches!(*token, Token::Notified) {
                 *token = Token::Empty;
-                return false;
+                return Ok(false);
             }
-            *token = Token::Greenlet(waiter);
-            true
+            *token = Token::Greenlet(shared);
+            Ok(true)
         });
         let mut token = self.token();
         match (&*token, waited) {
@@ -85,9 +127,9 @@ impl Parker {
                 waited
             }
             // It came after the deadline, and before anybody could see that.
-            (Token::Notified, Ok(false)) => {
+            (Token::Notified, Ok(Ok(false))) => {
                 *token = Token::Empty;
-                Ok(true)
+                Ok(Ok(true))
             }
             // After a kill the token stays: the next wait takes it.
             (_, waited) => waited,

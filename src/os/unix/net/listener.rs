@@ -1,8 +1,11 @@
 //! [`UnixListener`].
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net as std_net;
 use std::path::Path;
+
+use socket2::SockAddr;
 
 use super::{SocketAddr, UnixStream, told};
 use crate::net::methods::{common_methods, descriptor_traits, incoming};
@@ -82,7 +85,15 @@ impl UnixListener {
     /// # Panics
     /// Unwinds when the greenlet is killed while it waits.
     pub fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
-        let (fd, from) = self.socket.accept()?;
+        self.accepted(self.socket.accept()?)
+    }
+
+    /// `accept`, if there is a connection now; else `WouldBlock`, whatever the mode is.
+    pub(crate) fn accept_now(&self) -> io::Result<(UnixStream, SocketAddr)> {
+        self.accepted(self.socket.accept_now()?)
+    }
+
+    fn accepted(&self, (fd, from): (OwnedFd, SockAddr)) -> io::Result<(UnixStream, SocketAddr)> {
         let stream = UnixStream { socket: self.socket.accepted(fd.into()) };
         Ok((stream, told(&from)?))
     }
