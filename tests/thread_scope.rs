@@ -580,8 +580,12 @@ fn spawn_there<'scope>(
 ) {
     let f: Box<dyn FnOnce() + Send + 'scope> = Box::new(f);
     // SAFETY: the greenlet that uses both has ended before this returns; what it spawned is the scope's.
-    let (s, f): (&'static Scope<'static, 'static>, Box<dyn FnOnce() + Send>) =
-        unsafe { (std::mem::transmute(s), std::mem::transmute(f)) };
+    let (s, f) = unsafe {
+        (
+            std::mem::transmute::<&'scope Scope<'scope, '_>, &'static Scope<'static, 'static>>(s),
+            std::mem::transmute::<Box<dyn FnOnce() + Send + 'scope>, Box<dyn FnOnce() + Send>>(f),
+        )
+    };
     if other.spawn(move || drop(s.spawn(f))).unwrap().join().is_err() {
         std::process::abort(); // else it would not hold
     }
