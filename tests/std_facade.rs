@@ -206,6 +206,31 @@ fn a_line_in_a_function_counts_for_its_block() {
     }
 }
 
+#[test]
+fn sockets_are_ours_and_addresses_are_stds() {
+    use gevent::std;
+    use std::any::TypeId;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+    use std::os::fd::OwnedFd;
+    use std::os::linux::net::TcpStreamExt;
+    use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
+
+    assert_eq!(TypeId::of::<TcpListener>(), TypeId::of::<gevent::net::TcpListener>());
+    assert_eq!(TypeId::of::<TcpStream>(), TypeId::of::<gevent::net::TcpStream>());
+    assert_eq!(TypeId::of::<UdpSocket>(), TypeId::of::<gevent::net::UdpSocket>());
+    assert_eq!(TypeId::of::<UnixStream>(), TypeId::of::<gevent::os::unix::net::UnixStream>());
+    assert_eq!(TypeId::of::<UnixListener>(), TypeId::of::<gevent::os::unix::net::UnixListener>());
+    assert_eq!(TypeId::of::<UnixDatagram>(), TypeId::of::<gevent::os::unix::net::UnixDatagram>());
+    assert_eq!(TypeId::of::<UnixAddr>(), TypeId::of::<::std::os::unix::net::SocketAddr>());
+    assert_eq!(TypeId::of::<SocketAddr>(), TypeId::of::<::std::net::SocketAddr>());
+    assert_eq!(TypeId::of::<std::net::TcpStream>(), TypeId::of::<TcpStream>());
+    let addr: SocketAddr = (IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into();
+    let listener = TcpListener::bind(addr.to_socket_addrs().unwrap().next().unwrap()).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_quickack(true).unwrap();
+    drop(OwnedFd::from(stream));
+}
+
 /// Every name of `std::thread`, as of Rust 1.95, is to be had, and ours where it blocks.
 #[test]
 fn every_name_of_std_thread_is_there() {
