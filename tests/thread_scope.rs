@@ -718,32 +718,32 @@ fn a_spawn_while_the_body_unwinds_is_waited_for() {
 #[test]
 fn a_tracer_that_panics_in_the_wait_does_not_end_it() {
     let _watched = watchdog();
-    std::thread::spawn(|| {
-        let (canary, ended) = (Canary::new(), AtomicUsize::new(0));
-        let failed = catch_unwind(AssertUnwindSafe(|| {
-            thread::scope(|s| {
-                s.spawn(|| {
-                    let _looks = Looks(&canary, &ended);
-                    thread::sleep(5 * MILLI);
-                });
-                let me = thread::current();
-                // Wakes the owner in the middle of its wait, and the tracer is told of that.
-                s.spawn(move || {
-                    thread::sleep(MILLI);
-                    gevent::settrace(Some(Rc::new(|_, _, to| {
-                        if to.is_root() {
-                            panic!("in the tracer");
-                        }
-                    })));
-                    me.unpark();
-                });
-            })
-        }));
-        assert_eq!(message(&*failed.unwrap_err()), "in the tracer");
-        assert_eq!(ended.load(Ordering::Relaxed), 1);
-    })
-    .join()
-    .unwrap();
+    let ended = Arc::new(AtomicUsize::new(0));
+    let count = ended.clone();
+    let owner = gevent::spawn(move || {
+        let canary = Canary::new();
+        thread::scope(|s| {
+            s.spawn(|| {
+                let _looks = Looks(&canary, &count);
+                // The owner is killed, and kills it, but it goes on.
+                let _ = catch_unwind(thread::park);
+                thread::sleep(2 * MILLI);
+            });
+        });
+    });
+    while owner.state() != WAITS {
+        thread::yield_now();
+    }
+    // Told of the switch to the owner in the middle of its wait.
+    let id = owner.id();
+    gevent::settrace(Some(Rc::new(move |_, _, to| {
+        if to.id() == id {
+            panic!("in the tracer");
+        }
+    })));
+    owner.kill();
+    assert_eq!(owner.join().unwrap_err().message(), Some("in the tracer"));
+    assert_eq!(ended.load(Ordering::Relaxed), 1);
 }
 
 #[test]
