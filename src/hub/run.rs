@@ -136,7 +136,9 @@ impl Inner {
                 Message::Granted { id, epoch } => {
                     let block = self.sharing.borrow().get(&id).cloned();
                     if let Some(block) = block {
-                        if waiter::is_epoch(&block, epoch) && waiter::state(&block) == GRANTED {
+                        let granted = waiter::is_epoch(&block, epoch) && waiter::state(&block) == GRANTED;
+                        // It may be ready already, having been told of a deadlock at that moment.
+                        if granted && !block.queued.get() {
                             make_ready(block);
                         }
                     }
@@ -198,6 +200,8 @@ impl Inner {
             && self.operations.get() == 0
             && !self.signals.borrow().holds()
             && (self.isolated || sys::thread_count().saturating_sub(sys::spare_threads()) <= 1)
+            // A thread that is gone may have sent something before it went.
+            && !self.shared.has_news()
     }
 
     #[cold]
