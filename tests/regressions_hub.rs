@@ -178,6 +178,7 @@ fn a_drop_that_waits_where_a_wait_ends_leaves_that_wait_whole() {
 fn a_message_of_a_thread_that_has_ended_is_no_deadlock() {
     let Some(_) = common::in_child("a_message_of_a_thread_that_has_ended_is_no_deadlock") else {
         common::alone(|| {
+            gevent::Hub::current();
             for _ in 0..3000 {
                 let me = gevent::thread::current();
                 drop(std::thread::spawn(move || me.unpark()));
@@ -222,4 +223,19 @@ fn a_socket_timeout_without_end_waits_without_end() {
     let mut byte = [0];
     here.read_exact(&mut byte).unwrap();
     writer.join().unwrap();
+}
+
+/// Threads were counted once, as the root began to wait: one that ended after that, and had nothing to say,
+/// left the root waiting for ever.
+#[test]
+fn a_thread_that_ends_without_a_word_leaves_a_deadlock() {
+    let Some(_) = common::in_child("a_thread_that_ends_without_a_word_leaves_a_deadlock") else {
+        common::alone(|| {
+            gevent::Hub::current();
+            drop(std::thread::spawn(|| std::thread::sleep(Duration::from_millis(50))));
+            let told = common::raised(gevent::thread::park);
+            assert!(common::text(&*told).starts_with("this operation would block forever"));
+        });
+        return;
+    };
 }
