@@ -711,8 +711,20 @@ fn clear_waiting(d: &Driver) {
         let next = d.to_drop.borrow_mut().pop();
         let Some(what) = next else { return };
         // It has nothing to do with this greenlet, so it does not raise in it: the panic hook has
-        // told of it. Should it have been told to end in here, its next switch tells it again.
-        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(what)));
+        // told of it. Should it have been told to end in here, its next switch tells it again; kills
+        // and timeouts wait until it is over, else they would end here and be lost.
+        with_current(|me| {
+            let no_unwind = &me.rare().no_unwind;
+            no_unwind.set(no_unwind.get() + 1);
+            let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| drop(what)));
+            if let Err(Err(payload)) =
+                dropped.map_err(|p| std::panic::catch_unwind(AssertUnwindSafe(|| drop(p))))
+            {
+                // A panic whose payload panics when it is dropped, with such a payload again.
+                std::mem::forget(payload);
+            }
+            no_unwind.set(no_unwind.get() - 1);
+        });
     }
 }
 
@@ -787,18 +799,19 @@ fn forget_live(block: &BlockRef) {
     });
 }
 
-/// Parks the running greenlet: no value can be sent to it, the hub will name it. Returns what arrived
-/// instead of a hub's grant: a throw, or that nothing can wake it.
+/// Parks the running greenlet: no value can be sent to it, the hub will name it. When it runs again
+/// `close` ends its wait; it is given what arrived instead of a hub's grant (a throw, or that nothing can
+/// wake it), and runs no user code.
 #[inline]
-pub(crate) fn park() -> Option<Arrival> {
+pub(crate) fn park<R>(close: impl FnOnce(Option<Arrival>) -> R) -> R {
     with_current(|me| {
         me.state.set(State::Parked);
         // Whoever dropped its last reference need not wait on: the hub holds it now.
         switch_to(me.take_reaper());
-        let arrival = me.take_arrival();
-        // Runs user code, maybe: what arrived was taken before.
+        let ended = close(me.take_arrival());
+        // User code, maybe, that begins and ends waits of its own: this one is closed before.
         settle();
-        arrival
+        ended
     })
 }
 
