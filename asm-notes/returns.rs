@@ -75,7 +75,8 @@ fn main() {
     println!("ns a switch, coroutine to loop to coroutine; the least of 15 rounds");
     println!("functions that return    the same on both sides    others on each side");
     println!("  0 {:>32.1}", inlined());
-    let depths: [(u32, [fn(&Suspend); 2]); 4] = [
+    type Depth = (u32, [fn(&Suspend); 2]);
+    let depths: [Depth; 4] = [
         (1, [one::<0>, one::<1>]),
         (2, [two::<0>, two::<1>]),
         (4, [four::<0>, four::<1>]),
