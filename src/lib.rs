@@ -41,8 +41,8 @@
 //! | [`server`] | a greenlet a connection: accepting, bounds, and ends in good order |
 //! | [`observe`] | every greenlet, what it waits for and where it is |
 //!
-//! `unsafe` lives in `sys`, in `greenlet`'s driver, transfer, block and stacks, and in two marked
-//! places more: the end of a hub, and the scopes of [`thread`].
+//! `unsafe` lives in `sys`, in `greenlet`'s driver, transfer, block and stacks, and in a few marked
+//! places more: the end of a hub, its signals, and the scopes of [`thread`].
 //!
 //! # What is promised
 //!

@@ -660,6 +660,15 @@ pub(crate) fn kill_unstarted(block: &BlockRef, payload: Payload) -> Result<(), P
 /// Notes how a greenlet ended, and does what was to be done then.
 pub(crate) fn ended(me: &BlockRef, outcome: Outcome) {
     me.sched.outcome.set(outcome);
+    if let Some(rare) = me.has_rare() {
+        // Kills that came too late. Payloads of a user's are not to be dropped with the block, which goes
+        // in somebody else's switch.
+        let mut late = rare.pending.take();
+        late.retain(|pending| pending.timeout == 0 && !pending.payload.is::<GreenletExit>());
+        if !late.is_empty() {
+            driver::drop_later(Box::new(late));
+        }
+    }
     let at_end = me.sched.at_end.take();
     if !at_end.is_empty() {
         if let Some(hooks) = driver::hooks() {

@@ -7,6 +7,7 @@
 
 use std::io;
 
+use super::timer::TimerKey;
 use super::waiter::{self, CANCELLED, GRANTED, SharedWait, SharedWaiter, TIMED_OUT, Waiter};
 use super::{Due, Inner, make_ready};
 use crate::greenlet;
@@ -202,7 +203,18 @@ impl Inner {
         };
         me.sched.waits_for.set(what);
         me.sched.since.set(self.now.get());
-        let arrival = driver::park();
+        driver::park(|arrival| self.resume(me, epoch, timer, arrival))
+    }
+
+    /// Closes the wait from which the greenlet has just come back, and says how it ended. What the
+    /// greenlet does next may be to wait anew.
+    fn resume(
+        &self,
+        me: &BlockRef,
+        epoch: u64,
+        timer: Option<TimerKey>,
+        arrival: Option<Arrival>,
+    ) -> Result<bool, Cut> {
         me.sched.waits_for.set(WaitsFor::Nothing);
         if let Some(timer) = timer {
             let due = self.timers.borrow_mut().cancel(timer);
@@ -258,9 +270,11 @@ impl Inner {
 
     /// Suspends a greenlet that is in a queue already.
     fn pause(&self, me: &BlockRef) -> Result<(), Cut> {
-        if let Some(Arrival::Throw(payload)) = driver::park() {
-            me.rare().pending.borrow_mut().insert(0, Pending { timeout: 0, payload });
-        }
+        driver::park(|arrival| {
+            if let Some(Arrival::Throw(payload)) = arrival {
+                me.rare().pending.borrow_mut().insert(0, Pending { timeout: 0, payload });
+            }
+        });
         if has_pending(me) { Err(Cut::Interrupted) } else { Ok(()) }
     }
 

@@ -163,7 +163,12 @@ impl AnyGreenlet {
             if driver::refusal().is_some() {
                 return false;
             }
-            std::panic::resume_unwind(payload);
+            if !driver::with_current(|me| me.rare().no_unwind.get() > 0) {
+                std::panic::resume_unwind(payload);
+            }
+            // It comes out at the first wait after `no_unwind`.
+            interrupt(hub::hub(), block, Pending { timeout: 0, payload });
+            return false;
         }
         interrupt(hub::hub(), block, Pending { timeout: 0, payload });
         match timeout {

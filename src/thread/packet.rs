@@ -183,11 +183,13 @@ impl<F, T> Packet<F, T> {
         if outcome != Outcome::Panicked {
             return;
         }
-        match (&self.family, hub::existing()) {
-            // The scope panics for it.
-            (Some(family), _) => family.unhandled(1),
-            (None, Some(hub)) => start::unjoined(hub, me, payload),
-            (None, None) => {}
+        match &self.family {
+            Some(family) => {
+                // The scope panics for it.
+                family.unhandled(1);
+                driver::drop_later(Box::new(payload));
+            }
+            None => start::unjoined(me, payload),
         }
     }
 }

@@ -24,7 +24,7 @@ struct Pair {
     closed: bool,
     /// The hub watches the reading end: somebody has waited for it.
     watched: bool,
-    /// It is known to be drained.
+    /// It is known to be drained; counts only while it is watched.
     drained: bool,
     /// Who waits to read, and in which wait of theirs.
     readers: Vec<(usize, u64)>,
@@ -95,7 +95,7 @@ impl<'p> Model<'p> {
     /// Tries to read, and waits where there is nothing.
     pub(super) fn read(&mut self, t: usize, op: &'p Op, n: usize) -> Flow {
         let pair = &mut self.pairs.pairs[n];
-        if !pair.drained {
+        if !pair.watched || !pair.drained {
             if pair.bytes > 0 || pair.closed {
                 let bytes = pair.bytes.min(u64::from(op.b % 4 + 1));
                 pair.bytes -= bytes;

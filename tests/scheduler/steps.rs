@@ -189,12 +189,13 @@ impl<'p> Model<'p> {
             return self.answer(t, op, target);
         }
         if matches!(op.kind, Kind::Kill | Kind::KillFor | Kind::KillNow) {
-            if a == t {
+            if a == t && !self.shielded(t) {
                 return self.raise(t, Raise::Exit);
             }
             self.interrupt(a, Raise::Exit);
             let zero = op.kind == Kind::KillFor && self.program.millis(op.b) == 0;
-            if op.kind == Kind::KillNow || zero || self.tasks[a].ended.is_some() {
+            // In a shield its own kill stays pending, and it does not wait for itself.
+            if op.kind == Kind::KillNow || zero || a == t || self.tasks[a].ended.is_some() {
                 return self.answer(t, op, target);
             }
         }
