@@ -596,6 +596,7 @@ pub(crate) fn stack_used(block: &BlockRef) -> Option<usize> {
 
 /// The backtrace of a suspended greenlet, which does not notice. `None`: it has no stack, or it
 /// cannot be looked at from here. Symbols are resolved when it is printed.
+#[inline(never)] // its name ends a suspended greenlet's own frames
 pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {
     if block.state.get() == State::Current {
         return Some(Backtrace::force_capture());

@@ -93,9 +93,13 @@ fn node(block: &BlockRef, backtraces: bool) -> Node {
         }
         _ => None,
     };
-    let below = block.is_root && block.state.get() != Life::Current;
+    let from = match block.state.get() {
+        Life::Current => From::Looker,
+        _ if block.is_root => From::Loop,
+        _ => From::Start,
+    };
     let trace = if backtraces { any.backtrace() } else { None };
-    let backtrace = trace.map(|trace| own_frames(&trace.to_string(), below));
+    let backtrace = trace.map(|trace| own_frames(&trace.to_string(), from));
     Node {
         id: block.id,
         name: any.name(),
@@ -109,11 +113,20 @@ fn node(block: &BlockRef, backtraces: bool) -> Node {
     }
 }
 
+/// Where a greenlet's own frames begin in a trace, which has the innermost first.
+#[derive(Clone, Copy)]
+enum From {
+    /// After those of this module: it is the one that looks.
+    Looker,
+    /// After those of the loop: it is the root, suspended there, and the trace is of one that runs above.
+    Loop,
+    /// At once: it is suspended, and whoever looks comes after its own.
+    Start,
+}
+
 /// The frames of the greenlet itself: those of this crate at either end, and of whoever resumed it
 /// last, say nothing.
-///
-/// `below`: the greenlet is the root, suspended in the loop, and the trace is of one that runs above.
-fn own_frames(trace: &str, below: bool) -> String {
+fn own_frames(trace: &str, from: From) -> String {
     let mut frames: Vec<(&str, &str)> = Vec::new();
     let mut lines = trace.lines().peekable();
     while let Some(line) = lines.next() {
@@ -124,27 +137,34 @@ fn own_frames(trace: &str, below: bool) -> String {
         }
     }
     let has = |part: &'static str| move |(function, _): &(&str, &str)| function.contains(part);
-    let inner = match below {
-        true => frames.iter().rposition(has("greenlet::driver::drive")),
-        false => frames.iter().rposition(has("gevent::observe::")),
+    let inner = match from {
+        From::Loop => frames.iter().rposition(has("greenlet::driver::drive")),
+        From::Looker => frames.iter().rposition(has("gevent::observe::")),
+        From::Start => None,
     };
     let mut own = &frames[inner.map_or(0, |inner| inner + 1)..];
-    for end in
-        ["gevent::hub::spawn::run", "gevent::greenlet::Body", "std::sys::backtrace::__rust_begin_short"]
-    {
+    for end in [
+        "gevent::hub::spawn::run",
+        "gevent::greenlet::Body",
+        "gevent::greenlet::driver::backtrace_of",
+        "std::sys::backtrace::__rust_begin_short",
+    ] {
         if let Some(outer) = own.iter().position(has(end)) {
             own = &own[..outer];
         }
     }
-    const DULL: [&str; 8] = [
+    const DULL: [&str; 11] = [
         "std::backtrace",
         "std::thread::local::LocalKey",
         "corosensei::",
         "gevent::greenlet::driver",
+        "gevent::hub::wait",
         "gevent::greenlet::transfer",
         "core::ops::function::FnOnce",
-        "panicking::catch_unwind",
+        "std::panicking::catch_unwind",
+        "std::panic::catch_unwind",
         "AssertUnwindSafe",
+        "__rust_try",
     ];
     let mut out = String::new();
     for (function, place) in
