@@ -15,4 +15,4 @@ left_out=(
 # leaks: what a killed thread or a subprocess leaves is on purpose; `greenlet_leaks` counts leaks itself.
 export ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1"
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address -Cforce-frame-pointers=yes" GEVENT_ASAN=1
-cargo test --target "$target" --target-dir target/asan --features sanitizer --lib --tests -- "${left_out[@]}"
+cargo test --target "$target" --target-dir target/asan --features sanitizer --lib --tests --examples -- "${left_out[@]}"
