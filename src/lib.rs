@@ -32,7 +32,7 @@
 //! |---|---|
 //! | `sys` | the only door to the kernel |
 //! | `greenlet` | layer 1: [`enter`], [`Me`], [`RawGreenlet`], [`Generator`], [`settrace`]; stacks. No hub, no clock, no I/O |
-//! | [`hub`] | layer 2: one event loop a thread; [`Hub`], [`HubHandle`], [`signal`] |
+//! | [`hub`] | layer 2: one event loop a thread; [`Hub`], [`HubHandle`], [`signal()`] |
 //! | `task` | layer 3: [`spawn`], [`Greenlet`], [`Builder`], [`timeout`], [`sleep`] |
 //! | `io` | the one rule of blocking calls: try, park, try again |
 //! | `threadpool` | native threads for what cannot yield: name lookups, for now |
@@ -41,8 +41,8 @@
 //! | [`server`] | a greenlet a connection: accepting, bounds, and ends in good order |
 //! | [`observe`] | every greenlet, what it waits for and where it is |
 //!
-//! `unsafe` lives in `sys`, in `greenlet`'s driver, transfer, block and stacks, and in two marked
-//! places more: the end of a hub, and the scopes of [`thread`].
+//! `unsafe` lives in `sys`, in `greenlet`'s driver, transfer, block and stacks, and in a few marked
+//! places more: the end of a hub, its signals, and the scopes of [`thread`].
 //!
 //! # What is promised
 //!

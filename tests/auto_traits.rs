@@ -48,6 +48,8 @@ neither![
     Generator<u8, u8, u8>,
     Yielder<'static, (), (), ()>,
     Tracer,
+    // The function that it names is its thread's.
+    gevent::hub::SignalHandle,
     &'static RawGreenlet<()>,
 ];
 

@@ -74,14 +74,25 @@ fn main() {
         unsafe { libc::alarm(60) };
         return (case.run)();
     }
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let exact = args.iter().any(|arg| arg == "--exact");
-    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    // As the test harness has them: names to run, `--skip NAME`, `--exact`, `--list`.
+    let (mut filters, mut skips, mut options) = (Vec::new(), Vec::new(), Vec::new());
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match &*arg {
+            "--skip" => skips.extend(args.next()),
+            "--test-threads" | "--format" | "--color" | "-Z" => drop(args.next()),
+            _ if arg.starts_with('-') => options.push(arg),
+            _ => filters.push(arg),
+        }
+    }
+    let exact = options.iter().any(|option| option == "--exact");
+    let names = |name: &str, filter: &String| if exact { name == filter } else { name.contains(&**filter) };
     let wanted = |name: &str| {
-        filters.is_empty() || filters.iter().any(|f| if exact { name == **f } else { name.contains(&**f) })
+        (filters.is_empty() || filters.iter().any(|filter| names(name, filter)))
+            && !skips.iter().any(|skip| names(name, skip))
     };
     let chosen: Vec<&Case> = CASES.iter().filter(|case| wanted(case.name)).collect();
-    if args.iter().any(|arg| arg == "--list") {
+    if options.iter().any(|option| option == "--list") {
         chosen.iter().for_each(|case| println!("{}: test", case.name));
         return;
     }

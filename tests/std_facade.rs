@@ -88,11 +88,12 @@ mod macros {
         write!(text, "{:?}", Derived(1)).unwrap();
         std::writeln!(text, "!").unwrap();
         println!("{text}");
-        std::println!("{}", format!("{}", std::format!("{:?}", vec![1])));
+        let inner = std::format!("{:?}", vec![1]);
+        std::println!("{}", format!("{inner}{inner}").len());
         eprintln!();
         assert_eq!(dbg!(question().unwrap()), 7);
         std::assert_eq!(Derived(1), Derived(1).max(Derived::default()));
-        assert!(matches!(Some(1), Some(_)) && std::matches!(1, 1..=2));
+        assert!(matches!(dbg!(1), 1 | 3) && std::matches!(1, 1..=2));
         debug_assert_ne!(1, 2, "{}", std::concat!("a", 1));
         BY_PATH.set(BY_PATH.get() + 1);
         BY_NAME.with_borrow_mut(|v| v.push(BY_PATH.get()));
@@ -150,7 +151,7 @@ mod calls {
         let here = ::std::thread::current().id();
         assert_eq!(native_id!(), here);
         assert_ne!(super::native_id(), here);
-        assert_eq!(std::thread::panicking(), false);
+        assert!(!std::thread::panicking());
     }
 }
 
@@ -203,6 +204,31 @@ fn a_line_in_a_function_counts_for_its_block() {
         use ::std::thread;
         assert_ne!(thread::spawn(|| thread::current().id()).join().unwrap(), here);
     }
+}
+
+#[test]
+fn sockets_are_ours_and_addresses_are_stds() {
+    use gevent::std;
+    use std::any::TypeId;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+    use std::os::fd::OwnedFd;
+    use std::os::linux::net::TcpStreamExt;
+    use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
+
+    assert_eq!(TypeId::of::<TcpListener>(), TypeId::of::<gevent::net::TcpListener>());
+    assert_eq!(TypeId::of::<TcpStream>(), TypeId::of::<gevent::net::TcpStream>());
+    assert_eq!(TypeId::of::<UdpSocket>(), TypeId::of::<gevent::net::UdpSocket>());
+    assert_eq!(TypeId::of::<UnixStream>(), TypeId::of::<gevent::os::unix::net::UnixStream>());
+    assert_eq!(TypeId::of::<UnixListener>(), TypeId::of::<gevent::os::unix::net::UnixListener>());
+    assert_eq!(TypeId::of::<UnixDatagram>(), TypeId::of::<gevent::os::unix::net::UnixDatagram>());
+    assert_eq!(TypeId::of::<UnixAddr>(), TypeId::of::<::std::os::unix::net::SocketAddr>());
+    assert_eq!(TypeId::of::<SocketAddr>(), TypeId::of::<::std::net::SocketAddr>());
+    assert_eq!(TypeId::of::<std::net::TcpStream>(), TypeId::of::<TcpStream>());
+    let addr: SocketAddr = (IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into();
+    let listener = TcpListener::bind(addr.to_socket_addrs().unwrap().next().unwrap()).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_quickack(true).unwrap();
+    drop(OwnedFd::from(stream));
 }
 
 /// Every name of `std::thread`, as of Rust 1.95, is to be had, and ours where it blocks.

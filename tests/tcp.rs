@@ -148,17 +148,18 @@ fn addresses_come_in_every_form_of_stds() {
     }
     let v4: SocketAddr = "1.2.3.4:5".parse().unwrap();
     let v6: SocketAddr = "[::2]:5".parse().unwrap();
+    let (string, reference) = (&"1.2.3.4:5".to_owned(), &&v4);
     for forms in [
         all(v4),
         all("1.2.3.4:5"),
         all("1.2.3.4:5".to_owned()),
-        all(&"1.2.3.4:5".to_owned()),
+        all(string),
         all(("1.2.3.4", 5)),
         all(("1.2.3.4".to_owned(), 5)),
         all((v4.ip(), 5)),
         all(("1.2.3.4".parse::<std::net::Ipv4Addr>().unwrap(), 5)),
         all(&[v4][..]),
-        all(&&v4),
+        all(reference),
     ] {
         assert_eq!(forms, ["1.2.3.4:5"]);
     }

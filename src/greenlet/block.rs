@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::driver::{self, Coroutine};
-use super::exit::{LoopExit, Orphan};
+use super::exit::{GreenletExit, LoopExit, Orphan};
 use super::stack::{Claim, StackSize};
 
 /// What a panic, a throw or a kill carries.
@@ -129,6 +129,13 @@ pub(crate) enum Outcome {
     Panicked,
 }
 
+impl Outcome {
+    /// Of a greenlet that this ended.
+    pub(crate) fn of(payload: &Payload) -> Outcome {
+        if payload.is::<GreenletExit>() { Outcome::Killed } else { Outcome::Panicked }
+    }
+}
+
 /// A kill or timeout that has not been raised yet.
 pub(crate) struct Pending {
     /// Which timeout; 0 is a kill.
@@ -210,13 +217,16 @@ pub(crate) struct Block {
     parent: Cell<Option<BlockRef>>,
     /// How many have this one as their parent.
     children: Cell<u32>,
-    pub(super) stack_size: Cell<StackSize>,
+    /// The size of its stack, if one was named.
+    pub(super) stack_size: Cell<Option<StackSize>>,
     pub(super) claim: Cell<Option<Claim>>,
     pub(crate) id: u64,
     pub(crate) spawner: u64,
     pub(crate) site: &'static Location<'static>,
 }
 
+// Not with the sanitizer: a coroutine then holds the bounds of its stack too.
+#[cfg(not(feature = "sanitizer"))]
 const _: () = assert!(std::mem::offset_of!(Block, landing) == 64 && size_of::<Block>() == 256);
 
 impl Block {
@@ -253,7 +263,7 @@ impl Block {
             body: Cell::new(None),
             parent: Cell::new(parent),
             children: Cell::new(0),
-            stack_size: Cell::new(StackSize::DEFAULT),
+            stack_size: Cell::new(None),
             claim: Cell::new(None),
             id: driver::next_id(),
             spawner: driver::current_id(),

@@ -36,37 +36,31 @@
 //! * Nothing suspends while its thread is panicking, so std's per-thread panic count is zero at
 //!   each switch: refused in [`refusal`].
 
+mod places;
+mod reap;
+
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, Location};
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::AnyGreenlet;
 use super::block::{Arrival, AtEnd, Block, BlockRef, Payload, State};
-use super::exit::{self, GreenletExit, LoopExit};
-use super::stack::{self, GuardedStack, StackError};
+use super::exit::LoopExit;
+use super::stack::{self, GuardedStack, StackError, StackSize};
 use super::trace::{self, TraceEvent, Tracer};
 use crate::sys::errno;
 
+pub(super) use places::{block_place, free_block_place};
+use reap::{ExitGuard, clear_waiting};
+pub(crate) use reap::{SURVIVALS, abandon_current, drop_later, end_all, reap, reap_pending, survives};
+pub(super) use reap::{last_reference, reap_later};
+
 pub(super) type Coroutine = corosensei::Coroutine<(), (), (), GuardedStack>;
 type Yielder = corosensei::Yielder<(), ()>;
-
-/// How often a greenlet that is to end may go on before it is left suspended for good.
-pub(crate) const SURVIVALS: u32 = 100;
-
-/// Counts that a greenlet that is to end went on; leaves it when that was too often.
-#[cold]
-pub(crate) fn survives(me: &BlockRef) {
-    let survived = &me.rare().survived;
-    survived.set(survived.get() + 1);
-    if survived.get() > SURVIVALS && !me.is_root {
-        abandon_current(&format!("was told to end {SURVIVALS} times and went on"));
-    }
-}
 
 /// What the hub lends to layer 1.
 pub(crate) struct Hooks {
@@ -77,6 +71,10 @@ pub(crate) struct Hooks {
     pub(crate) unpark: fn(&BlockRef, Payload) -> Result<(), Payload>,
     /// A greenlet has ended: does what is in its `at_end`.
     pub(crate) ended: fn(&BlockRef, Vec<AtEnd>),
+    /// All that have a stack are to end: has those end that have not begun, too.
+    pub(crate) ending: fn(),
+    /// They have ended: lets those run that their ends made ready (links, say). False: there are none.
+    pub(crate) settle: fn() -> bool,
     /// The thread exits: no greenlet runs after this.
     pub(crate) exit: fn(),
 }
@@ -190,48 +188,6 @@ pub(crate) fn current_id() -> u64 {
         // SAFETY: a non-null `current` owns a count of its block.
         if current.is_null() { 0 } else { unsafe { (*current).id } }
     })
-}
-
-/// A place for a control block: the one that was freed last, so that it is warm.
-///
-/// Places are made 64 at a time, side by side, and never given back to the allocator: they go from
-/// thread to thread ([`ExitGuard`]).
-pub(super) fn block_place() -> NonNull<Block> {
-    DRIVER.with(|d| {
-        let free = d.places.borrow_mut().pop();
-        free.unwrap_or_else(|| more_places(d))
-    })
-}
-
-pub(super) fn free_block_place(place: NonNull<Block>) {
-    DRIVER.with(|d| d.places.borrow_mut().push(place));
-}
-
-/// Places of threads that have ended.
-struct Places(Vec<NonNull<Block>>);
-// SAFETY: a free place is bare memory that nobody else points to.
-unsafe impl Send for Places {}
-static PLACES: Mutex<Places> = Mutex::new(Places(Vec::new()));
-
-fn shared_places() -> MutexGuard<'static, Places> {
-    // Nothing under the lock panics.
-    PLACES.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cold]
-fn more_places(d: &Driver) -> NonNull<Block> {
-    const CHUNK: usize = 64;
-    let mut places = d.places.borrow_mut();
-    {
-        let shared = &mut shared_places().0;
-        let rest = shared.len().saturating_sub(CHUNK);
-        places.extend(shared.drain(rest..));
-    }
-    if places.is_empty() {
-        let chunk: &'static mut [MaybeUninit<Block>] = Box::leak(Box::new_uninit_slice(CHUNK));
-        places.extend(chunk.iter_mut().rev().map(|place| NonNull::from(place).cast()));
-    }
-    places.pop().expect("just filled")
 }
 
 #[cold]
@@ -398,6 +354,22 @@ unsafe fn suspend(d: &Driver, me: *const Block) {
     }
 }
 
+/// Parks the running greenlet: no value can be sent to it, the hub will name it. When it runs again
+/// `close` ends its wait; it is given what arrived instead of a hub's grant (a throw, or that nothing can
+/// wake it), and runs no user code.
+#[inline]
+pub(crate) fn park<R>(close: impl FnOnce(Option<Arrival>) -> R) -> R {
+    with_current(|me| {
+        me.state.set(State::Parked);
+        // Whoever dropped its last reference need not wait on: the hub holds it now.
+        switch_to(me.take_reaper());
+        let ended = close(me.take_arrival());
+        // User code, maybe, that begins and ends waits of its own: this one is closed before.
+        settle();
+        ended
+    })
+}
+
 /// Has the processor fetch what a resume of the block will touch: first the block itself, some
 /// switches later (`stack`) the end of its stack. With a thousand greenlets neither is in the cache.
 #[inline(always)]
@@ -477,7 +449,7 @@ fn nobody() -> BlockRef {
 pub(crate) fn prepare(block: &BlockRef) -> Result<(), StackError> {
     let stack = match block.claim.take() {
         Some(claim) => GuardedStack::take_claimed(claim),
-        None => GuardedStack::take(block.stack_size.get())?,
+        None => GuardedStack::take(block.stack_size.get().map_or_else(StackSize::configured, Ok)?)?,
     };
     install(block, stack);
     Ok(())
@@ -652,217 +624,4 @@ pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {
         d.probe.set(null_mut());
         found
     })
-}
-
-// ---------------------------------------------------------------------------------------------
-// Ending greenlets that nobody holds
-// ---------------------------------------------------------------------------------------------
-
-/// The last reference to a suspended greenlet is going: unwinds it now, or at the next switch when
-/// this is no place for it.
-#[cold]
-pub(super) fn last_reference(block: BlockRef) {
-    DRIVER.with(|d| {
-        if d.current.get().is_null() || refusal().is_some() || d.reaping.get() {
-            reap_later(block);
-        } else {
-            reap(&block);
-            drop(block);
-            clear_waiting(d);
-        }
-    });
-}
-
-/// Has a suspended greenlet unwound at the next switch that allows it.
-#[cold]
-pub(super) fn reap_later(block: BlockRef) {
-    DRIVER.with(|d| {
-        d.to_reap.borrow_mut().push(block);
-        d.set(ATTENTION, true);
-    });
-}
-
-/// Has the greenlet that runs next drop `what`, since dropping runs user code: it may panic, switch, or
-/// be thrown at, and where this is called one can bear none of these.
-#[cold]
-pub(super) fn drop_later(what: Box<dyn Any>) {
-    DRIVER.with(|d| {
-        d.to_drop.borrow_mut().push(what);
-        d.set(ATTENTION, true);
-    });
-}
-
-/// Unwinds what [`last_reference`] had to put off, and drops what [`drop_later`] was given.
-#[cold]
-fn clear_waiting(d: &Driver) {
-    loop {
-        let next = d.to_reap.borrow_mut().pop();
-        if let Some(block) = next {
-            // Found again through a weak handle, it lives on; its last reference comes here anew.
-            if block.is_last() {
-                reap(&block);
-            }
-            continue;
-        }
-        let next = d.to_drop.borrow_mut().pop();
-        let Some(what) = next else { return };
-        // It has nothing to do with this greenlet, so it does not raise in it: the panic hook has
-        // told of it. Should it have been told to end in here, its next switch tells it again.
-        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(what)));
-    }
-}
-
-/// Whether something waits to be unwound; the next switch then sees to it.
-#[inline]
-pub(crate) fn reap_pending() {
-    DRIVER.with(|d| {
-        if d.is(ATTENTION) && !d.reaping.get() && refusal().is_none() {
-            clear_waiting(d);
-        }
-    });
-}
-
-/// Throws [`GreenletExit`] into a suspended greenlet and returns when it has ended, or has parked in
-/// the hub, which holds it from then on.
-pub(crate) fn reap(block: &BlockRef) {
-    if !matches!(block.state.get(), State::Switched | State::Parked) || block.live_index.get() == u32::MAX {
-        return;
-    }
-    struct Reaping(bool);
-    impl Drop for Reaping {
-        fn drop(&mut self) {
-            DRIVER.with(|d| d.reaping.set(self.0));
-        }
-    }
-    let _reaping = Reaping(DRIVER.with(|d| d.reaping.replace(true)));
-    with_current(|me| {
-        let outer = me.state.replace(State::Parked);
-        block.rare().reaper.set(Some(me.clone()));
-        block.arrive(Arrival::Throw(Box::new(GreenletExit)));
-        note_throw();
-        switch_to(Some(block.clone()));
-        me.state.set(outer);
-        settle();
-    });
-}
-
-/// Leaves the running greenlet suspended for good, with its stack, and says why. Whoever waits for
-/// its end is told.
-#[cold]
-pub(crate) fn abandon_current(why: &str) -> ! {
-    let me = current();
-    exit::report(&format!(
-        "{} {why}; it is left suspended for good, with its stack (made at {})",
-        me.describe(),
-        me.site
-    ));
-    let at_end = me.sched.at_end.take();
-    if let (false, Some(hooks)) = (at_end.is_empty(), hooks()) {
-        (hooks.ended)(&me, at_end);
-    }
-    let reaper = me.take_reaper();
-    // Its block must outlive its stack, which is never freed.
-    std::mem::forget(me.clone());
-    forget_live(&me);
-    me.state.set(State::Dead);
-    drop(me);
-    loop {
-        switch_to(reaper.clone());
-    }
-}
-
-fn forget_live(block: &BlockRef) {
-    DRIVER.with(|d| {
-        let index = block.live_index.replace(u32::MAX) as usize;
-        let mut live = d.live.borrow_mut();
-        live.swap_remove(index);
-        if let Some(&moved) = live.get(index) {
-            // SAFETY: on the list, so not freed.
-            unsafe { (*moved).live_index.set(index as u32) };
-        }
-    });
-}
-
-/// Parks the running greenlet: no value can be sent to it, the hub will name it. Returns what arrived
-/// instead of a hub's grant: a throw, or that nothing can wake it.
-#[inline]
-pub(crate) fn park() -> Option<Arrival> {
-    with_current(|me| {
-        me.state.set(State::Parked);
-        // Whoever dropped its last reference need not wait on: the hub holds it now.
-        switch_to(me.take_reaper());
-        let arrival = me.take_arrival();
-        // Runs user code, maybe: what arrived was taken before.
-        settle();
-        arrival
-    })
-}
-
-/// Ends every greenlet of this thread that has a stack: see "Exit" in the crate's docs.
-pub(crate) fn end_all() {
-    DRIVER.with(|d| {
-        if d.current.get().is_null() || refusal().is_some() || d.current.get() != d.root.get() {
-            return;
-        }
-        let was = d.is(EXITING);
-        d.set(EXITING, true);
-        loop {
-            let last = d.live.borrow().last().copied();
-            let Some(raw) = last else { break };
-            // SAFETY: on the list, so not freed; the copy is not dropped, its clone is counted.
-            let block = BlockRef::clone(&ManuallyDrop::new(unsafe { BlockRef::from_raw(raw) }));
-            // A tracer may panic here, where nobody could catch it; it is removed then.
-            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                reap(&block);
-                clear_waiting(d);
-            }));
-        }
-        d.set(EXITING, was);
-    });
-}
-
-struct ExitGuard;
-
-impl Drop for ExitGuard {
-    fn drop(&mut self) {
-        // At the end of the process nothing is run: `process::exit` calls this on whichever stack
-        // called it, and main's greenlets end with main.
-        let main = nix::unistd::gettid() == nix::unistd::getpid();
-        let at_root = DRIVER.with(|d| d.current.get() == d.root.get() && !d.is(BUSY));
-        if main || !at_root {
-            return;
-        }
-        end_all();
-        if let Some(hooks) = hooks() {
-            (hooks.exit)();
-        }
-        drop(set_tracer(None));
-        free();
-        // The stacks' own hook gives the free ones to other threads after this.
-        let places = DRIVER.with(|d| std::mem::take(&mut **d.places.borrow_mut()));
-        shared_places().0.extend(places);
-    }
-}
-
-/// Frees what the driver holds, as far as it is not needed for greenlets that were left suspended. It
-/// can be used again: what is made then is leaked.
-fn free() {
-    DRIVER.with(|d| {
-        clear_waiting(d);
-        d.set(ATTENTION, false);
-        // Empty but for a greenlet that was started, or dropped, by the destructor of another.
-        if d.to_reap.borrow().is_empty() && d.to_drop.borrow().is_empty() && d.live.borrow().is_empty() {
-            drop(std::mem::take(&mut **d.to_reap.borrow_mut()));
-            drop(std::mem::take(&mut **d.to_drop.borrow_mut()));
-            drop(std::mem::take(&mut **d.live.borrow_mut()));
-        }
-        for cell in [&d.current, &d.root] {
-            let root = cell.replace(null());
-            if !root.is_null() {
-                // SAFETY: the cell owned a count, which is taken here once. Nothing runs as the root
-                // any more: the thread's own function has returned, or has called `process::exit`.
-                drop(unsafe { BlockRef::from_raw(root) });
-            }
-        }
-    });
 }

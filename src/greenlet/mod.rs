@@ -527,7 +527,7 @@ impl<In: 'static> Me<'_, In> {
             // What it captured is dropped before anything is sent: that may run user code, which may
             // switch, so whether this greenlet may is asked again.
             State::Unstarted => {
-                transfer::discard(target);
+                transfer::discard(target, Outcome::of(&payload));
                 self.raise_if_reaped();
             }
             State::Switched | State::Parked => {}
@@ -576,6 +576,28 @@ impl<In: 'static> Me<'_, In> {
 }
 
 impl<In: 'static, Out: 'static> Body<In, Out> {
+    /// The size of the greenlet's stack, guard included. Default: [`StackSize::configured`].
+    ///
+    /// ```
+    /// use gevent::{Me, StackSize, enter};
+    ///
+    /// enter(|root: &Me<u64>| {
+    ///     let (deep, body) = root.declare::<u64>();
+    ///     body.stack_size(StackSize::new(8 << 20).unwrap()).run(|_, n| {
+    ///         fn down(n: u64) -> u64 { if n == 0 { 0 } else { 1 + down(std::hint::black_box(n - 1)) } }
+    ///         down(n)
+    ///     });
+    ///     assert_eq!(root.switch(&deep, 10_000).unwrap(), 10_000);
+    /// });
+    /// ```
+    #[must_use = "`run` gives the greenlet its body"]
+    pub fn stack_size(self, size: StackSize) -> Self {
+        if let Some(block) = &self.block {
+            block.stack_size.set(Some(size));
+        }
+        self
+    }
+
     /// Gives the declared greenlet its body. It runs at the greenlet's first switch.
     pub fn run(mut self, f: impl FnOnce(&Me<In>, In) -> Out + 'static) {
         let block = self.block.take().expect("taken only here");
@@ -602,7 +624,7 @@ impl<In, Out> Drop for Body<In, Out> {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             if block.state.get() == State::Unstarted {
-                transfer::discard(&block);
+                transfer::discard(&block, Outcome::Killed);
             }
         }
     }
@@ -612,14 +634,12 @@ impl<In, Out> Drop for Body<In, Out> {
 pub(crate) fn hub_greenlet(
     body: impl FnOnce(&BlockRef) + 'static,
     claim: Claim,
-    size: StackSize,
     site: &'static Location<'static>,
 ) -> BlockRef {
     // A type that nothing can be sent as: only the hub starts it.
     enum Nothing {}
     let block = Block::make(block::kind::<Nothing>, None, false, site);
     block.claim.set(Some(claim));
-    block.stack_size.set(size);
     block.body.set(Some(Box::new(move |me| {
         body(me);
         me.take_reaper()
@@ -627,9 +647,28 @@ pub(crate) fn hub_greenlet(
     block
 }
 
+/// Ends a raw greenlet that never ran, as a kill does: nobody sent it anything, so its parent, wherever
+/// that is, is not told. Gives the payload back for any other, whose end is the hub's to bring about.
+pub(crate) fn kill_unstarted(block: &BlockRef, payload: Payload) -> Result<(), Payload> {
+    if block.state.get() != State::Unstarted || !block.has_parent() {
+        return Err(payload);
+    }
+    transfer::discard(block, Outcome::of(&payload));
+    Ok(())
+}
+
 /// Notes how a greenlet ended, and does what was to be done then.
 pub(crate) fn ended(me: &BlockRef, outcome: Outcome) {
     me.sched.outcome.set(outcome);
+    if let Some(rare) = me.has_rare() {
+        // Kills that came too late. Payloads of a user's are not to be dropped with the block, which goes
+        // in somebody else's switch.
+        let mut late = rare.pending.take();
+        late.retain(|pending| pending.timeout == 0 && !pending.payload.is::<GreenletExit>());
+        if !late.is_empty() {
+            driver::drop_later(Box::new(late));
+        }
+    }
     let at_end = me.sched.at_end.take();
     if !at_end.is_empty() {
         if let Some(hooks) = driver::hooks() {

@@ -192,10 +192,11 @@ fn tell<Out: 'static>(who: &BlockRef, mut ending: Ending<Out>) -> Option<BlockRe
                     }
                 }
                 other => {
+                    let outcome = other.outcome();
                     ending = other.mismatched(who.id, parent.kind.get());
                     // A throw at a greenlet that never ran ends it; its parent is told.
                     if !matches!(ending, Ending::Orphan(_)) {
-                        end_unstarted(&parent);
+                        end_unstarted(&parent, outcome);
                     }
                 }
             },
@@ -273,20 +274,23 @@ impl<Out: 'static> Ending<Out> {
     }
 }
 
-/// Ends a greenlet that never ran. Its body, and so what it captured, is dropped: user code.
-pub(super) fn discard(block: &BlockRef) {
+/// Ends a greenlet that never ran, and tells who waits for its end. Its body, and so what it captured,
+/// is dropped: user code.
+pub(super) fn discard(block: &BlockRef, outcome: Outcome) {
     block.state.set(State::Dead);
     drop(block.claim.take());
     drop(block.body.take());
+    super::ended(block, outcome);
 }
 
 /// The same, where no user code may run.
-fn end_unstarted(block: &BlockRef) {
+fn end_unstarted(block: &BlockRef, outcome: Outcome) {
     block.state.set(State::Dead);
     drop(block.claim.take());
     if let Some(body) = block.body.take() {
         driver::drop_later(Box::new(body));
     }
+    super::ended(block, outcome);
 }
 
 #[cold]

@@ -10,24 +10,24 @@
 //! ```
 //!
 //! The loop has no thread and no stack of its own: when a greenlet parks, the thread's driver asks
-//! [`run::pick`] who is next, and that is the loop. It runs on the root's stack, between greenlets,
+//! `run::pick` who is next, and that is the loop. It runs on the root's stack, between greenlets,
 //! and runs no user code: links, signal functions and drops of results run in greenlets.
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`waiter`] | a wait, and the one atomic step that ends it |
-//! | [`wait`] | how a greenlet waits: kills, timeouts and deadlocks come out there |
-//! | [`run`] | the loop: who is next, when to look, when to wait, `LoopExit` |
-//! | [`timer`] | who is to be woken when |
-//! | [`poller`], [`descriptors`] | readiness of descriptors, and which hub knows which |
-//! | [`spawn`] | how a greenlet of the hub begins and ends |
-//! | [`remote`] | the half that other threads touch |
-//! | [`clock`] | what time it is, and who of the ready is next |
-//! | [`signal`] | signals as greenlets |
+//! | `waiter` | a wait, and the one atomic step that ends it |
+//! | `wait` | how a greenlet waits: kills, timeouts and deadlocks come out there |
+//! | `run` | the loop: who is next, when to look, when to wait, `LoopExit` |
+//! | `timer` | who is to be woken when |
+//! | `poller`, `descriptors` | readiness of descriptors, and which hub knows which |
+//! | `spawn` | how a greenlet of the hub begins and ends |
+//! | `remote` | the half that other threads touch |
+//! | `clock` | what time it is, and who of the ready is next |
+//! | `signal` | signals as greenlets |
 //!
 //! # Unsafe
 //!
-//! One block, in [`exit`]: a hub is reached by a plain reference from a thread-local without a
+//! One block, in `exit`: a hub is reached by a plain reference from a thread-local without a
 //! destructor (so that it is there during thread exit, at no cost), and is freed once, when the
 //! thread's greenlets have ended.
 
@@ -55,11 +55,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::greenlet::AnyGreenlet;
 use crate::greenlet::block::{BlockRef, WeakRef};
 use crate::greenlet::driver::{self, Hooks};
-use crate::greenlet::stack::StackSize;
+use crate::greenlet::stack::{GuardKind, StackSize};
 use clock::sealed::{AnyClock, AnyScheduler};
 use poller::Poller;
 use remote::Shared;
-use timer::Timers;
+use timer::{TimerKey, Timers};
 use waiter::Waiter;
 
 pub use clock::{Clock, Fifo, MonotonicClock, Scheduler, Seeded, VirtualClock};
@@ -103,7 +103,7 @@ pub(crate) struct Inner {
     ready: RefCell<VecDeque<BlockRef>>,
     idle: RefCell<VecDeque<BlockRef>>,
     /// Spawned, to start at a later time; by id.
-    later: RefCell<BTreeMap<u64, BlockRef>>,
+    later: RefCell<BTreeMap<u64, (BlockRef, TimerKey)>>,
     pub(crate) timers: RefCell<Timers<Due>>,
     clock: AnyClock,
     scheduler: RefCell<AnyScheduler>,
@@ -130,7 +130,14 @@ thread_local! {
     static HUB: Cell<Option<&'static Inner>> = const { Cell::new(None) };
 }
 
-static HOOKS: Hooks = Hooks { pick: run::pick, unpark: wait::unpark, ended: spawn::ended, exit };
+static HOOKS: Hooks = Hooks {
+    pick: run::pick,
+    unpark: wait::unpark,
+    ended: spawn::ended,
+    ending: wait::kill_unstarted,
+    settle: wait::settle,
+    exit,
+};
 
 /// This thread's hub, if it has one.
 #[inline]
@@ -261,7 +268,8 @@ impl Hub {
 
     /// Ends every greenlet of this thread: raises `GreenletExit` in each, once, and lets it unwind;
     /// its blocking calls end at once. What still goes on after a hundred of them is left suspended
-    /// for good. Call it from the root greenlet; elsewhere, or while unwinding, it does nothing.
+    /// for good. One that has not begun never runs. Links and [`on_error`](Hub::on_error) run, and wait
+    /// for nothing either. Call it from the root greenlet; elsewhere, or while unwinding, it does nothing.
     ///
     /// The exit of a thread other than main does the same by itself, but only when its thread-locals
     /// are being destroyed already.
@@ -308,8 +316,8 @@ impl Inner {
     /// Has a greenlet start at a later time.
     pub(crate) fn start_later(&self, block: BlockRef, at: u64) {
         let id = block.id;
-        self.later.borrow_mut().insert(id, block);
-        self.timers.borrow_mut().insert(at, Due::Start(id));
+        let timer = self.timers.borrow_mut().insert(at, Due::Start(id));
+        self.later.borrow_mut().insert(id, (block, timer));
     }
 
     pub(crate) fn error_hook(&self) -> Option<OnError> {
@@ -331,7 +339,7 @@ impl Inner {
         let later = self.later.borrow();
         ready
             .iter()
-            .chain(later.values())
+            .chain(later.values().map(|(block, _)| block))
             .filter(|b| b.state.get() == crate::greenlet::block::State::Unstarted)
             .cloned()
             .collect()
@@ -353,7 +361,7 @@ pub struct HubBuilder {
     clock: AnyClock,
     scheduler: AnyScheduler,
     isolated: bool,
-    stack_size: StackSize,
+    stack_size: Option<StackSize>,
     budget: u32,
     switches: u32,
 }
@@ -364,7 +372,7 @@ impl HubBuilder {
             clock: AnyClock::Monotonic,
             scheduler: AnyScheduler::Fifo,
             isolated: false,
-            stack_size: StackSize::DEFAULT,
+            stack_size: None,
             budget: 64,
             switches: 64,
         }
@@ -389,9 +397,9 @@ impl HubBuilder {
         self
     }
 
-    /// The stack of greenlets that name no size of their own. Default: 256 KiB.
+    /// The stack of greenlets that name no size of their own. Default: [`StackSize::configured`].
     pub fn stack_size(mut self, size: StackSize) -> Self {
-        self.stack_size = size;
+        self.stack_size = Some(size);
         self
     }
 
@@ -412,7 +420,8 @@ impl HubBuilder {
     /// Makes this thread's hub.
     ///
     /// # Errors
-    /// The thread has one already; or the two descriptors that it needs cannot be had.
+    /// The thread has one already; the two descriptors that it needs cannot be had; or
+    /// `GEVENT_STACK_SIZE` is not a size.
     pub fn install(self) -> io::Result<Hub> {
         if let Some(hub) = existing() {
             return Err(io::Error::new(
@@ -429,6 +438,10 @@ impl HubBuilder {
 
     fn make(self) -> io::Result<&'static Inner> {
         static IDS: AtomicU32 = AtomicU32::new(1);
+        let stack_size = self.stack_size.map_or_else(StackSize::configured, Ok)?;
+        // Trying out stack guards takes descriptors: better now than when none is left. If none works
+        // the first spawn says so.
+        let _ = GuardKind::probed();
         let shared = Arc::new(Shared::new(IDS.fetch_add(1, Ordering::Relaxed))?);
         let slot = descriptors::join(&shared);
         let poller = Poller::new(shared.epoll.clone(), slot, shared.wake_fd())
@@ -450,7 +463,7 @@ impl HubBuilder {
             budget_full: self.budget,
             most_switches: self.switches,
             isolated: self.isolated,
-            stack_size: self.stack_size,
+            stack_size,
             on_error: RefCell::new(None),
             sharing: RefCell::new(HashMap::new()),
             signals: RefCell::new(signal::Table::new()),

@@ -11,6 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Inner;
 use crate::sys::epoll::{Epoll, EventFd};
 
+/// The bit of a signal, 1 to 64.
+pub(super) fn bit(signal: i32) -> u64 {
+    1 << (signal & 63)
+}
+
 /// What other threads ask of a hub.
 pub(crate) enum Message {
     /// A shared wait was granted: make that greenlet ready.
@@ -92,7 +97,7 @@ impl Shared {
 
     /// Notes a signal. Async-signal-safe: atomics and one write.
     pub(super) fn signal(&self, number: i32) {
-        self.signals.fetch_or(1 << (number as u64 & 63), Ordering::Release);
+        self.signals.fetch_or(bit(number), Ordering::Release);
         self.nudge();
     }
 

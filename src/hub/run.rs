@@ -1,9 +1,9 @@
 //! The loop: who runs next, when to look at timers and descriptors, when to wait, and `LoopExit`.
 //!
 //! While greenlets are ready the hub looks up after every so many switches: `stride`, which it
-//! doubles while a stride takes less than a quarter of [`PERIOD`] and halves when it takes more, so
-//! that short runs do not pay for a clock and long ones do not hold up timers. When none is ready it
-//! looks, then waits in epoll until the next timer, for ever if there is none. It never ticks.
+//! doubles while a stride takes less than a quarter of [`PERIOD`], and cuts to what takes that long when
+//! it took more. So short runs do not pay for a clock, and long ones do not hold up timers. When none is
+//! ready it looks, then waits in epoll until the next timer, for ever if there is none. It never ticks.
 
 use super::remote::Message;
 use super::waiter::{self, GRANTED, TIMED_OUT};
@@ -17,6 +17,9 @@ use crate::sys;
 /// give the thread back.
 const PERIOD: u64 = 5_000_000;
 
+/// How often it is asked again whether other threads are left, after 1 ms, 2 ms, 4 ms and so on.
+const RECHECKS: u32 = 10;
+
 /// With more than this many ready their stacks are fetched ahead; with fewer they are in the cache.
 const CROWD: usize = 64;
 
@@ -24,17 +27,17 @@ const CROWD: usize = 64;
 /// root's stack.
 pub(super) fn pick() -> BlockRef {
     let hub = existing().expect("the hooks are set with the hub");
+    let mut rests = 0;
     loop {
-        let left = hub.left.get();
-        if left == 0 || hub.shared.has_news() {
+        if hub.left.get() == 0 || hub.shared.has_news() {
             hub.look();
-        } else {
-            hub.left.set(left - 1);
         }
         if let Some(block) = hub.pop() {
+            hub.left.set(hub.left.get() - 1);
             return block;
         }
-        hub.rest();
+        hub.rest(rests);
+        rests += 1;
     }
 }
 
@@ -70,10 +73,16 @@ impl Inner {
         let now = self.clock.now();
         let took = now - self.now.replace(now);
         let stride = self.stride.get();
-        let next = if took < PERIOD / 4 { stride.saturating_mul(2) } else { (stride / 2).max(1) };
+        let next = if took < PERIOD / 4 {
+            stride.saturating_mul(2)
+        } else {
+            // At once to what fits: halving would let a whole line of long strides pass first.
+            (u64::from(stride) * (PERIOD / 4) / took).max(1) as u32
+        };
         self.stride.set(next.min(self.most_switches));
         self.left.set(self.stride.get());
-        if self.shared.has_news() {
+        // While the thread's greenlets end nobody waits for news, and what is to be spawned is not.
+        if self.shared.has_news() && !driver::exiting() {
             self.read_news();
         }
         if self.poller.is_used() {
@@ -111,7 +120,7 @@ impl Inner {
                 }
                 Some((_, Due::Start(id))) => {
                     let block = self.later.borrow_mut().remove(&id);
-                    if let Some(block) = block {
+                    if let Some((block, _)) = block {
                         make_ready(block);
                     }
                 }
@@ -132,7 +141,9 @@ impl Inner {
                 Message::Granted { id, epoch } => {
                     let block = self.sharing.borrow().get(&id).cloned();
                     if let Some(block) = block {
-                        if waiter::is_epoch(&block, epoch) && waiter::state(&block) == GRANTED {
+                        let granted = waiter::is_epoch(&block, epoch) && waiter::state(&block) == GRANTED;
+                        // It may be ready already, having been told of a deadlock at that moment.
+                        if granted && !block.queued.get() {
                             make_ready(block);
                         }
                     }
@@ -147,10 +158,11 @@ impl Inner {
         }
     }
 
-    /// Nothing is ready: looks, runs the idle, waits, or finds that there is nothing to wait for.
+    /// Nothing is ready, and was not `rests` times before: looks, runs the idle, waits, or finds that there
+    /// is nothing to wait for.
     #[cold]
     #[inline(never)]
-    fn rest(&self) {
+    fn rest(&self, rests: u32) {
         self.look();
         if !self.ready.borrow().is_empty() {
             return;
@@ -170,28 +182,39 @@ impl Inner {
                 return;
             }
         }
-        if next.is_none() && self.nothing_can_happen() {
-            self.loop_exit();
-            return;
+        let mut recheck = None;
+        if next.is_none() && self.only_threads_are_left() {
+            if self.no_thread_can_wake_it() {
+                self.loop_exit();
+                return;
+            }
+            // A thread that is ending counts until it is gone, and then says nothing: asked again in a
+            // while, ten times within a second.
+            recheck = (rests < RECHECKS).then(|| 1_000_000 << rests);
         }
         let timer = next.map(|next| next.saturating_sub(self.clock.now()));
         // The memory of deep stacks is given back while nothing is to be done; soon there is none.
         let trim = stack::trim().map(|again| u64::try_from(again.as_nanos()).unwrap_or(u64::MAX).max(1));
-        let timeout = [timer, trim].into_iter().flatten().min();
+        let timeout = [timer, trim, recheck].into_iter().flatten().min();
         if timeout == Some(0) || !self.shared.fall_asleep() {
             return;
         }
         self.poll(timeout);
+        // The time asleep is not what the greenlets took.
+        self.now.set(self.clock.now());
         self.left.set(0);
     }
 
-    /// Whether a wait would be for ever. Other threads, save idle ones of ours, are counted last: it
-    /// takes a system call.
-    fn nothing_can_happen(&self) -> bool {
-        self.poller.waiting() == 0
-            && self.operations.get() == 0
-            && !self.signals.borrow().holds()
-            && (self.isolated || sys::thread_count().saturating_sub(sys::spare_threads()) <= 1)
+    /// Whether a wait without a timer would be for other threads alone.
+    fn only_threads_are_left(&self) -> bool {
+        self.poller.waiting() == 0 && self.operations.get() == 0 && !self.signals.borrow().holds()
+    }
+
+    /// Whether that would be for ever. Idle threads of ours do not count. It takes a system call.
+    fn no_thread_can_wake_it(&self) -> bool {
+        (self.isolated || sys::thread_count().saturating_sub(sys::spare_threads()) <= 1)
+            // A thread that is gone may have sent something before it went.
+            && !self.shared.has_news()
     }
 
     #[cold]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 use std::rc::Rc;
 
 use super::{Inner, spawn};
@@ -49,6 +50,8 @@ impl Table {
 pub struct SignalHandle {
     signal: i32,
     id: u64,
+    /// The function is its thread's; another thread has one of the same number.
+    here: PhantomData<*mut ()>,
 }
 
 impl SignalHandle {
@@ -101,7 +104,7 @@ pub fn signal(signal: i32, f: impl Fn(i32) + 'static) -> io::Result<SignalHandle
 
 /// [`signal`], for functions whose waiting does not keep a deadlocked program from being told so.
 pub(crate) fn listen(signal: i32, f: OnSignal, holds: bool) -> io::Result<SignalHandle> {
-    if !(1..64).contains(&signal) || signal_hook_registry::FORBIDDEN.contains(&signal) {
+    if !(1..=64).contains(&signal) || signal_hook_registry::FORBIDDEN.contains(&signal) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(
@@ -121,13 +124,13 @@ pub(crate) fn listen(signal: i32, f: OnSignal, holds: bool) -> io::Result<Signal
     let id = table.next;
     table.next += 1;
     table.entries.entry(signal).or_default().push(Listener { id, f, holds });
-    Ok(SignalHandle { signal, id })
+    Ok(SignalHandle { signal, id, here: PhantomData })
 }
 
 impl Inner {
     /// Makes a greenlet for each function of each signal that came.
     pub(super) fn raise_signals(&self, signals: u64) {
-        for number in (1..64).filter(|number| signals & (1 << number) != 0) {
+        for number in (1..=64).filter(|number| signals & super::remote::bit(*number) != 0) {
             let due: Vec<OnSignal> = self
                 .signals
                 .borrow()

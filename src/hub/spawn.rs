@@ -31,7 +31,6 @@ pub(crate) fn unstarted(
             greenlet::ended(me, outcome);
         },
         claim,
-        size,
         site,
     );
     if let Some(name) = name {
@@ -64,28 +63,49 @@ pub(crate) fn outcome_of(me: &BlockRef, payload: &Payload) -> Outcome {
 }
 
 /// Gives a panic that nobody joins to [`Hub::on_error`](super::Hub::on_error).
-pub(crate) fn unjoined(hub: &Inner, block: &BlockRef, payload: Payload) {
-    if let Some(hook) = hub.error_hook() {
-        let failure = Failure { greenlet: AnyGreenlet::from_block(block.clone()), payload };
-        internal(hub, "on_error", move || hook(failure));
+pub(crate) fn unjoined(block: &BlockRef, payload: Payload) {
+    let hub = super::existing();
+    match hub.and_then(|hub| Some((hub, hub.error_hook()?))) {
+        Some((hub, hook)) => {
+            let failure = Failure { greenlet: AnyGreenlet::from_block(block.clone()), payload };
+            internal(hub, "on_error", move || hook(failure));
+        }
+        // The drop may panic, and that of what it panics with. Of the first panic a line has told.
+        None => driver::drop_later(Box::new(payload)),
     }
 }
 
+/// Drops, in its own greenlet, what one that ended so returned, since nobody joins it. That may panic as
+/// the body may.
+pub(crate) fn drop_unjoined<T>(me: &BlockRef, result: T, outcome: Outcome) -> Outcome {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(result))) else { return outcome };
+    let outcome = outcome_of(me, &payload);
+    if outcome == Outcome::Panicked {
+        unjoined(me, payload);
+    }
+    outcome
+}
+
 /// Runs `f` in a greenlet that nobody joins.
-pub(crate) fn internal(hub: &Inner, name: &str, f: impl FnOnce() + 'static) {
+pub(crate) fn internal(hub: &Inner, name: &'static str, f: impl FnOnce() + 'static) {
     detached(hub, Some(name), Location::caller(), f);
 }
 
-fn detached(hub: &Inner, name: Option<&str>, site: &'static Location<'static>, f: impl FnOnce() + 'static) {
+fn detached(
+    hub: &Inner,
+    name: Option<&'static str>,
+    site: &'static Location<'static>,
+    f: impl FnOnce() + 'static,
+) {
     let made = unstarted(hub.stack_size(), name, site, move |me, killed| match run(killed, f) {
         Ok(()) => Outcome::Returned,
         Err(payload) => {
             let outcome = outcome_of(me, &payload);
-            if let (Outcome::Panicked, Some(hub)) = (outcome, super::existing()) {
-                // A hook that panics is not told of itself.
-                if me.name().as_deref() != Some("on_error") {
-                    unjoined(hub, me, payload);
-                }
+            // A hook that panics is not told of itself.
+            if outcome == Outcome::Panicked && name != Some("on_error") {
+                unjoined(me, payload);
+            } else {
+                driver::drop_later(Box::new(payload));
             }
             outcome
         }
@@ -98,6 +118,13 @@ fn detached(hub: &Inner, name: Option<&str>, site: &'static Location<'static>, f
     }
 }
 
+/// Runs what may panic and has nobody to tell but the panic hook.
+fn caught(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        driver::drop_later(Box::new(payload));
+    }
+}
+
 /// A greenlet has ended: wakes who waits for it, and calls its links.
 pub(super) fn ended(block: &BlockRef, at_end: Vec<AtEnd>) {
     for what in at_end {
@@ -105,8 +132,9 @@ pub(super) fn ended(block: &BlockRef, at_end: Vec<AtEnd>) {
             AtEnd::Wake(waiting, epoch) => {
                 Waiter::of(&waiting, epoch).wake();
             }
-            AtEnd::Call(_, f) => f(block),
-            AtEnd::Release(held) => drop(held),
+            // Should either panic, those that come after are still to be told.
+            AtEnd::Call(_, f) => caught(|| f(block)),
+            AtEnd::Release(held) => caught(|| drop(held)),
         }
     }
 }

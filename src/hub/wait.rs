@@ -7,8 +7,10 @@
 
 use std::io;
 
+use super::timer::TimerKey;
 use super::waiter::{self, CANCELLED, GRANTED, SharedWait, SharedWaiter, TIMED_OUT, Waiter};
 use super::{Due, Inner, make_ready};
+use crate::greenlet;
 use crate::greenlet::block::{Arrival, BlockRef, Payload, Pending, State, WaitsFor};
 use crate::greenlet::driver::{self, Refusal};
 use crate::greenlet::exit::{GreenletExit, LoopExit};
@@ -201,7 +203,18 @@ impl Inner {
         };
         me.sched.waits_for.set(what);
         me.sched.since.set(self.now.get());
-        let arrival = driver::park();
+        driver::park(|arrival| self.resume(me, epoch, timer, arrival))
+    }
+
+    /// Closes the wait from which the greenlet has just come back, and says how it ended. What the
+    /// greenlet does next may be to wait anew.
+    fn resume(
+        &self,
+        me: &BlockRef,
+        epoch: u64,
+        timer: Option<TimerKey>,
+        arrival: Option<Arrival>,
+    ) -> Result<bool, Cut> {
         me.sched.waits_for.set(WaitsFor::Nothing);
         if let Some(timer) = timer {
             let due = self.timers.borrow_mut().cancel(timer);
@@ -248,11 +261,20 @@ impl Inner {
         })
     }
 
+    /// Takes a greenlet off the idle, which may wait as long as others are busy. False: it is not there.
+    fn leaves_idle(&self, block: &BlockRef) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().position(|other| other.same(block));
+        at.and_then(|at| idle.remove(at)).is_some()
+    }
+
     /// Suspends a greenlet that is in a queue already.
     fn pause(&self, me: &BlockRef) -> Result<(), Cut> {
-        if let Some(Arrival::Throw(payload)) = driver::park() {
-            me.rare().pending.borrow_mut().insert(0, Pending { timeout: 0, payload });
-        }
+        driver::park(|arrival| {
+            if let Some(Arrival::Throw(payload)) = arrival {
+                me.rare().pending.borrow_mut().insert(0, Pending { timeout: 0, payload });
+            }
+        });
         if has_pending(me) { Err(Cut::Interrupted) } else { Ok(()) }
     }
 
@@ -302,16 +324,22 @@ pub(crate) fn interrupt(hub: &Inner, block: &BlockRef, pending: Pending) {
             make_ready(block.clone());
         }
         State::Unstarted => {
+            let Err(payload) = greenlet::kill_unstarted(block, pending.payload) else { return };
+            let pending = Pending { payload, ..pending };
             block.rare().pending.borrow_mut().push(pending);
             // It starts, to end at once: see `task`.
             let delayed = hub.later.borrow_mut().remove(&block.id);
-            if let Some(block) = delayed {
+            if let Some((block, timer)) = delayed {
+                let due = hub.timers.borrow_mut().cancel(timer);
+                drop(due);
                 make_ready(block);
             }
         }
         State::Current | State::Parked => {
             block.rare().pending.borrow_mut().push(pending);
-            if block.state.get() == State::Parked && waiter::end(block, None, CANCELLED) {
+            if block.state.get() == State::Parked
+                && (waiter::end(block, None, CANCELLED) || hub.leaves_idle(block))
+            {
                 make_ready(block.clone());
             }
         }
@@ -325,6 +353,28 @@ pub(crate) fn kill_all(hub: &Inner, ids: &[u64]) {
             interrupt(hub, &block, Pending { timeout: 0, payload: kill_payload() });
         }
     }
+}
+
+/// See [`driver::Hooks::ending`].
+pub(super) fn kill_unstarted() {
+    let Some(hub) = super::existing() else { return };
+    for block in hub.unstarted() {
+        interrupt(hub, &block, Pending { timeout: 0, payload: kill_payload() });
+    }
+}
+
+/// See [`driver::Hooks::settle`]. The root, which calls it, goes to the end of the queue and so comes
+/// back when all that are in it have run.
+pub(super) fn settle() -> bool {
+    let Some(hub) = super::existing() else { return false };
+    if hub.ready.borrow().is_empty() {
+        return false;
+    }
+    driver::with_current(|root| {
+        hub.push_ready(root.clone());
+        let _ = hub.pause(root);
+    });
+    true
 }
 
 /// Layer 1's door to the hub: see [`driver::Hooks::unpark`].

@@ -127,7 +127,8 @@ fn without_hub<T>(
     limit: Option<Duration>,
     mut op: impl FnMut() -> io::Result<T>,
 ) -> io::Result<T> {
-    let end = limit.map(|limit| std::time::Instant::now() + limit);
+    // Too far for the clock is without end.
+    let end = limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
     loop {
         match op() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -131,6 +131,6 @@ impl TcpListener {
         self.socket.std().only_v6()
     }
 
-    common_methods!("std::net::TcpListener");
+    common_methods!(TcpListener, "std::net::TcpListener");
     ttl_methods!("std::net::TcpListener");
 }

@@ -4,7 +4,7 @@
 
 /// `try_clone`, `take_error`, `set_nonblocking`.
 macro_rules! common_methods {
-    ($std:literal) => {
+    ($Name:ident, $std:literal) => {
         /// Another descriptor of the same socket.
         ///
         /// Timeouts and non-blocking mode are shared: set on one, they hold for both.
@@ -12,9 +12,9 @@ macro_rules! common_methods {
         ///
         /// # Errors
         /// No descriptor is left.
-        pub fn try_clone(&self) -> ::std::io::Result<Self> {
+        pub fn try_clone(&self) -> ::std::io::Result<$Name> {
             let copy = self.socket.std().try_clone()?;
-            Ok(Self { socket: self.socket.share(copy) })
+            Ok($Name { socket: self.socket.share(copy) })
         }
 
         /// The error that is pending on the socket (`SO_ERROR`), if any; it is taken off.

@@ -168,7 +168,7 @@ impl TcpStream {
         self.socket.std().nodelay()
     }
 
-    common_methods!("std::net::TcpStream");
+    common_methods!(TcpStream, "std::net::TcpStream");
     timeout_methods!("std::net::TcpStream");
     ttl_methods!("std::net::TcpStream");
 }

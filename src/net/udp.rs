@@ -222,7 +222,7 @@ impl UdpSocket {
         set_multicast_loop_v6, multicast_loop_v6: bool;
     }
 
-    common_methods!("std::net::UdpSocket");
+    common_methods!(UdpSocket, "std::net::UdpSocket");
     timeout_methods!("std::net::UdpSocket");
     ttl_methods!("std::net::UdpSocket");
 }

@@ -231,7 +231,7 @@ impl fmt::Display for Tree {
 /// It does not count as something that may happen: a deadlock is still reported.
 ///
 /// # Errors
-/// As [`signal`](crate::signal).
+/// As [`signal`](fn@crate::signal).
 ///
 /// ```
 /// gevent::observe::dump_on(libc::SIGQUIT).unwrap();

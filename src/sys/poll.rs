@@ -9,7 +9,8 @@ use super::check;
 /// Waits until the descriptor is ready to read (else: to write), at most `limit`. An error or a
 /// hang-up counts as ready: the call that follows tells.
 pub(crate) fn wait(fd: BorrowedFd<'_>, read: bool, limit: Option<Duration>) -> io::Result<bool> {
-    let end = limit.map(|limit| Instant::now() + limit);
+    // Too far for the clock is without end.
+    let end = limit.and_then(|limit| Instant::now().checked_add(limit));
     // Not POLLPRI: urgent data stays pending while a plain read finds nothing, and the two would spin.
     let events = if read { libc::POLLIN | libc::POLLRDHUP } else { libc::POLLOUT };
     let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };

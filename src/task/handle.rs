@@ -96,6 +96,9 @@ impl AnyGreenlet {
         let block = self.block();
         let mut epoch = 0;
         let waited = hub.wait(WaitsFor::Join(self.id()), until, |waiter| {
+            if self.ready() {
+                return Ok(false); // ended by what was unwound as the wait began
+            }
             epoch = waiter.epoch();
             self.add(AtEnd::Wake(waiter.block().clone(), epoch));
             Ok(true)
@@ -160,7 +163,12 @@ impl AnyGreenlet {
             if driver::refusal().is_some() {
                 return false;
             }
-            std::panic::resume_unwind(payload);
+            if !driver::with_current(|me| me.rare().no_unwind.get() > 0) {
+                std::panic::resume_unwind(payload);
+            }
+            // It comes out at the first wait after `no_unwind`.
+            interrupt(hub::hub(), block, Pending { timeout: 0, payload });
+            return false;
         }
         interrupt(hub::hub(), block, Pending { timeout: 0, payload });
         match timeout {
@@ -209,6 +217,9 @@ impl AnyGreenlet {
             let who = AnyGreenlet::from_block(block.clone());
             if wanted {
                 start::internal(hub::hub(), "link", move || f(who));
+            } else {
+                // Dropping it runs user code, which an end cannot bear.
+                driver::drop_later(Box::new(f));
             }
         };
         if self.ready() {

@@ -160,8 +160,8 @@ impl<T: 'static> Deref for Greenlet<T> {
 impl<T: 'static> Drop for Greenlet<T> {
     fn drop(&mut self) {
         let slot = self.packet.result.replace(Slot::Detached);
-        if let (Slot::Ended(Err(Ended::Panicked(payload))), Some(hub)) = (slot, hub::existing()) {
-            start::unjoined(hub, self.any.block(), payload);
+        if let Slot::Ended(Err(Ended::Panicked(payload))) = slot {
+            start::unjoined(self.any.block(), payload);
         }
     }
 }
@@ -300,10 +300,13 @@ fn make<T: 'static>(
             return outcome;
         }
         drop(slot);
-        if let (Err(Ended::Panicked(payload)), Some(hub)) = (ended, hub::existing()) {
-            start::unjoined(hub, me, payload);
+        match ended {
+            Err(Ended::Panicked(payload)) => {
+                start::unjoined(me, payload);
+                outcome
+            }
+            ended => start::drop_unjoined(me, ended, outcome),
         }
-        outcome
     })?;
     let any = AnyGreenlet::from_block(block.clone());
     match delay {

@@ -63,16 +63,18 @@ pub fn timeout<T>(limit: Duration, f: impl FnOnce() -> T) -> Result<T, Elapsed> 
     let hub = hub::hub();
     let id = TIMEOUTS.get() + 1;
     TIMEOUTS.set(id);
-    let block = driver::current();
-    let due = Due::Timeout { block: block.downgrade(), id };
+    // Nothing here holds the greenlet: it would keep itself alive.
+    let due = Due::Timeout { block: driver::with_current(|me| me.downgrade()), id };
     let timer = hub.timers.borrow_mut().insert(hub.deadline(limit), due);
     let result = catch_unwind(AssertUnwindSafe(f));
     let unfired = hub.timers.borrow_mut().cancel(timer);
     drop(unfired);
-    if let Some(rare) = block.has_rare() {
-        // It may have fired after the last blocking call of `f`.
-        rare.pending.borrow_mut().retain(|pending| pending.timeout != id);
-    }
+    driver::with_current(|me| {
+        if let Some(rare) = me.has_rare() {
+            // It may have fired after the last blocking call of `f`.
+            rare.pending.borrow_mut().retain(|pending| pending.timeout != id);
+        }
+    });
     match result {
         Ok(value) => Ok(value),
         Err(payload) => match payload.downcast::<TimeoutRaised>() {

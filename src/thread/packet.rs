@@ -20,6 +20,7 @@ use super::identity::{Thread, ThreadId};
 use super::parker::Parker;
 use super::scope::Family;
 use crate::greenlet::block::{AtEnd, BlockRef, Outcome, Payload};
+use crate::greenlet::driver;
 use crate::greenlet::stack::{StackError, StackSize};
 use crate::hub::{self, HubGone, Inner, spawn as start};
 
@@ -131,6 +132,11 @@ where
     T: Send,
 {
     fn run(&self, me: &BlockRef, killed: Option<Payload>) -> Outcome {
+        if killed.is_some() && driver::exiting() {
+            // Its thread ended before it began: that is what joiners are told, not a kill.
+            self.revoke(Box::new(HubGone(())));
+            return Outcome::Killed;
+        }
         let Some(f) = self.begin() else { return Outcome::Killed };
         let result = start::run(killed, f);
         let mut outcome = match &result {
@@ -177,11 +183,13 @@ impl<F, T> Packet<F, T> {
         if outcome != Outcome::Panicked {
             return;
         }
-        match (&self.family, hub::existing()) {
-            // The scope panics for it.
-            (Some(family), _) => family.unhandled(1),
-            (None, Some(hub)) => start::unjoined(hub, me, payload),
-            (None, None) => {}
+        match &self.family {
+            Some(family) => {
+                // The scope panics for it.
+                family.unhandled(1);
+                driver::drop_later(Box::new(payload));
+            }
+            None => start::unjoined(me, payload),
         }
     }
 }

@@ -60,6 +60,11 @@ pub enum StackError {
         /// The value.
         value: String,
     },
+    /// `GEVENT_STACK_SIZE` is not a size.
+    SizeSetting {
+        /// The value.
+        value: String,
+    },
 }
 
 impl StackError {
@@ -140,6 +145,14 @@ impl fmt::Display for StackError {
             StackError::GuardSetting { value } => {
                 write!(f, "GEVENT_STACK_GUARD is {value:?}; it can be install, userfault or mprotect")
             }
+            StackError::SizeSetting { value } => {
+                let (min, max) = (StackSize::min().bytes() >> 10, StackSize::MAX.bytes() >> 20);
+                write!(
+                    f,
+                    "GEVENT_STACK_SIZE is {value:?}; it can be a number of bytes, or of KiB or MiB with a k or m \
+                     behind it, up to {max} MiB (less than {min} KiB is rounded up)"
+                )
+            }
         }
     }
 }
@@ -149,7 +162,9 @@ impl Error for StackError {}
 impl From<StackError> for io::Error {
     fn from(error: StackError) -> io::Error {
         let kind = match error {
-            StackError::Size { .. } | StackError::GuardSetting { .. } => io::ErrorKind::InvalidInput,
+            StackError::Size { .. } | StackError::GuardSetting { .. } | StackError::SizeSetting { .. } => {
+                io::ErrorKind::InvalidInput
+            }
             StackError::Memory { .. } | StackError::Mappings { .. } => io::ErrorKind::OutOfMemory,
             StackError::NoGuard { .. } => io::ErrorKind::Unsupported,
             StackError::Probe { os_error } => io::Error::from_raw_os_error(os_error).kind(),

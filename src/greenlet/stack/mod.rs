@@ -63,6 +63,7 @@ mod tests;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 use corosensei::stack::{Stack, StackPointer};
 
@@ -132,6 +133,39 @@ impl StackSize {
         }
         let bytes = bytes.max(Self::min().bytes()).next_power_of_two();
         Ok(StackSize { log2: bytes.trailing_zeros() as u8 })
+    }
+
+    /// The size of stacks for which none was named: what `GEVENT_STACK_SIZE` says (bytes, or KiB or MiB
+    /// with a `k` or `m` behind the number; read once), else [`DEFAULT`](StackSize::DEFAULT).
+    ///
+    /// # Errors
+    ///
+    /// The variable is not a size, or not one in range.
+    ///
+    /// ```
+    /// use gevent::StackSize;
+    /// assert_eq!(StackSize::configured().unwrap(), StackSize::DEFAULT); // unless the variable is set
+    /// ```
+    pub fn configured() -> Result<StackSize, StackError> {
+        static CONFIGURED: OnceLock<Result<StackSize, StackError>> = OnceLock::new();
+        let read = || match std::env::var_os("GEVENT_STACK_SIZE") {
+            None => Ok(StackSize::DEFAULT),
+            Some(value) => value
+                .to_str()
+                .and_then(StackSize::parse)
+                .ok_or_else(|| StackError::SizeSetting { value: value.to_string_lossy().into_owned() }),
+        };
+        CONFIGURED.get_or_init(read).clone()
+    }
+
+    fn parse(text: &str) -> Option<StackSize> {
+        let text = text.trim();
+        let (number, unit) = match text.char_indices().next_back()? {
+            (at, 'k' | 'K') => (&text[..at], 1 << 10),
+            (at, 'm' | 'M') => (&text[..at], 1 << 20),
+            _ => (text, 1),
+        };
+        StackSize::new(number.trim_end().parse::<usize>().ok()?.checked_mul(unit)?).ok()
     }
 
     /// The address space that one stack takes, in bytes, with its guard.
@@ -224,7 +258,7 @@ impl GuardedStack {
     }
 }
 
-/// [`GuardedStack::high_water`] of the stack that `address` lies in; `None` when it is not one of ours.
+/// The high-water mark of the stack that `address` lies in; `None` when it is not one of ours.
 pub(crate) fn high_water_at(address: usize) -> Option<usize> {
     let place = slot::Place::of(address)?;
     Some(high_water(place.low + place.size.guard(), place.low + place.size.bytes()))

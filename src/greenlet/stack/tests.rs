@@ -3,6 +3,7 @@
 //! Tests that need a process to themselves run again as a child: see [`in_child`].
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::process::{Command, Output};
 
 use corosensei::stack::Stack;
@@ -18,7 +19,12 @@ pub(super) const KINDS: [(GuardKind, &str); 3] =
 
 /// Runs the test of this name again in a process of its own, where [`in_child`] says so.
 pub(super) fn child(test: &str, settings: &[(&str, &str)], threads: &str) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let program = std::env::current_exe().unwrap();
+    // For machines that cannot run it by themselves: see `this_program` in `tests/common`.
+    let runner = std::env::var("GEVENT_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().map(OsStr::new).chain([program.as_os_str()]);
+    let mut command = Command::new(words.next().expect("the program at least"));
+    command.args(words);
     command.args([test, "--exact", "--nocapture", "--test-threads", threads]);
     command.env("GEVENT_STACK_CHILD", test).env_remove("GEVENT_STACK_GUARD").env_remove("RUST_BACKTRACE");
     command.envs(settings.iter().copied());
@@ -376,4 +382,15 @@ fn a_thread_may_go_on_after_giving_its_stacks_away() {
     })
     .join()
     .unwrap();
+}
+
+#[test]
+fn a_configured_size_is_bytes_or_has_a_unit() {
+    let kib = |text| StackSize::parse(text).map(|size| size.bytes() / 1024);
+    assert_eq!(kib("262144"), Some(256));
+    assert_eq!(kib(" 300k "), Some(512));
+    assert_eq!(kib("1 M"), Some(1024));
+    for bad in ["", "k", "0", "-1", "1g", "lots", "1.5m", "65M", "99999999999999999999"] {
+        assert_eq!(kib(bad), None, "{bad:?}");
+    }
 }

@@ -182,6 +182,6 @@ impl UnixDatagram {
         self.socket.std().shutdown(how)
     }
 
-    common_methods!("std::os::unix::net::UnixDatagram");
+    common_methods!(UnixDatagram, "std::os::unix::net::UnixDatagram");
     timeout_methods!("std::os::unix::net::UnixDatagram");
 }

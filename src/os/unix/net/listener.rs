@@ -112,5 +112,5 @@ impl UnixListener {
         Incoming { listener: self }
     }
 
-    common_methods!("std::os::unix::net::UnixListener");
+    common_methods!(UnixListener, "std::os::unix::net::UnixListener");
 }

@@ -98,6 +98,6 @@ impl UnixStream {
         self.socket.std().shutdown(how)
     }
 
-    common_methods!("std::os::unix::net::UnixStream");
+    common_methods!(UnixStream, "std::os::unix::net::UnixStream");
     timeout_methods!("std::os::unix::net::UnixStream");
 }
