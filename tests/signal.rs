@@ -95,10 +95,12 @@ fn one_that_is_cancelled_when_the_signal_has_come_already_does_not_run() {
 fn a_function_may_cancel_itself_and_add_others() {
     let _watched = watchdog();
     let log = Log::new();
-    let own = Rc::new(Cell::new(None));
+    let own = Rc::new(Cell::new(None::<gevent::hub::SignalHandle>));
     let (out, mine) = (log.clone(), own.clone());
     let handle = signal(libc::SIGPROF, move |_| {
-        mine.take().map(gevent::hub::SignalHandle::cancel);
+        if let Some(handle) = mine.take() {
+            handle.cancel();
+        }
         let inner = out.clone();
         signal(libc::SIGPROF, move |_| inner.push("other")).unwrap();
         out.push("own");
