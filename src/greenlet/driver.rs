@@ -100,7 +100,7 @@ struct Driver {
     tracer: RefCell<ManuallyDrop<Option<Tracer>>>,
     /// Greenlets whose last reference went where they could not be unwound at once.
     to_reap: RefCell<ManuallyDrop<Vec<BlockRef>>>,
-    /// Somebody waits in [`reap`]; it sees to `to_reap` afterwards, so that waits do not pile up.
+    /// Somebody waits in [`reap()`]; it sees to `to_reap` afterwards, so that waits do not pile up.
     reaping: Cell<bool>,
     /// What [`drop_later`] was given.
     to_drop: RefCell<ManuallyDrop<Vec<Box<dyn Any>>>>,

@@ -10,7 +10,7 @@ use super::{DRIVER, Driver};
 /// A place for a control block: the one that was freed last, so that it is warm.
 ///
 /// Places are made 64 at a time, side by side, and never given back to the allocator: they go from
-/// thread to thread ([`ExitGuard`]).
+/// thread to thread ([`thread_exit`]).
 pub(in crate::greenlet) fn block_place() -> NonNull<Block> {
     DRIVER.with(|d| {
         let free = d.places.borrow_mut().pop();
