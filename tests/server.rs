@@ -15,8 +15,9 @@ use common::{Drops, is_child, subprocess, watchdog};
 use gevent::net::{SocketAddr, TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use gevent::server::{DatagramServer, Stopper, StreamServer, raise_fd_limit};
 use gevent::{Ended, Greenlet, Hub, StackSize, sleep, spawn};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{Signal, raise};
+use nix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -71,6 +72,17 @@ fn stopped(serving: Greenlet<io::Result<()>>) {
     serving.join().unwrap().unwrap();
 }
 
+/// Three tenths of a second pass, and this thread neither computes nor wakes.
+#[track_caller]
+fn rests() {
+    let used = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+    let waits = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
+    let before = (used(), waits());
+    sleep(Duration::from_millis(300));
+    let after = (used() - before.0, waits() - before.1);
+    assert!(after.0 < Duration::from_millis(50) && after.1 < 5, "{after:?}");
+}
+
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }
@@ -121,6 +133,31 @@ fn each_connection_has_a_greenlet_named_after_its_peer() {
     drop(clients);
     until(|| stopper.connections() == 0);
     stopper.stop();
+    stopped(serving);
+}
+
+#[test]
+fn a_server_with_nothing_to_do_rests() {
+    let _alive = watchdog();
+    let (server, addr, stopper) = tcp();
+    let serving = server.start(|stream, _| echo(stream));
+    rests();
+    let client = TcpStream::connect(addr).unwrap();
+    asks(&client, b"hi");
+    rests();
+    // Full, with one that waits.
+    stopper.stop();
+    drop(client);
+    stopped(serving);
+    let (server, addr, stopper) = tcp();
+    let serving = server.max_connections(1).start(|stream, _| echo(stream));
+    let clients = [TcpStream::connect(addr).unwrap(), TcpStream::connect(addr).unwrap()];
+    asks(&clients[0], b"hi");
+    rests();
+    stopper.stop_within(LONG);
+    settle();
+    rests(); // draining
+    drop(clients);
     stopped(serving);
 }
 
@@ -504,13 +541,7 @@ fn at_the_limit_with_nobody_waiting_it_rests() {
     client.connect(&addr.into()).unwrap();
     let client = TcpStream::from(std::net::TcpStream::from(client));
     asks(&client, b"the last one");
-    let switches = || {
-        let status = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD).unwrap();
-        status.voluntary_context_switches()
-    };
-    let before = switches();
-    sleep(Duration::from_millis(300));
-    assert!(switches() - before < 5, "{} waits", switches() - before);
+    rests();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     drop(hoard);
     asks(&TcpStream::connect(addr).unwrap(), b"and it still hears of the next");

@@ -98,7 +98,7 @@ impl Poller {
     }
 
     /// How many greenlets wait for descriptors.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.get()
     }
 

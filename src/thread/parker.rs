@@ -168,3 +168,47 @@ impl Parker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::UnixStream;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::rc::Rc;
+
+    /// Whichever of the two ends the wait, the other list does not keep it, and no token is lost.
+    #[test]
+    fn a_wait_for_two_things_leaves_nothing_behind() {
+        let hub = crate::hub::hub();
+        let (one, mut other) = UnixStream::pair().unwrap();
+        let parker = Rc::new(Parker::new());
+        let wait = |until| {
+            let waited = parker.park_or_readable(hub, WaitsFor::Nothing, until, one.as_raw_fd());
+            assert_eq!(hub.poller.waiting(), 0);
+            waited.unwrap().unwrap()
+        };
+        let soon = || Until::Deadline(hub.deadline(Duration::from_millis(1)));
+        assert!(!wait(soon()));
+        parker.unpark(); // before
+        assert!(wait(Until::Forever));
+        let unparks = crate::spawn({
+            let parker = parker.clone();
+            move || parker.unpark()
+        });
+        assert!(wait(Until::Forever)); // meanwhile
+        unparks.join().unwrap();
+        assert!(!wait(soon()));
+        let writes = crate::spawn(move || {
+            other.write_all(b"!").unwrap();
+            other // open, so that nothing more comes
+        });
+        assert!(wait(Until::Forever));
+        parker.unpark();
+        assert!(wait(Until::Forever)); // readable still: the token stays
+        hub.poller.drained(one.as_raw_fd(), Side::Read, false);
+        assert!(wait(Until::Forever));
+        assert!(!wait(soon()));
+        drop(writes.join());
+    }
+}

@@ -27,7 +27,9 @@ pub(crate) fn watchdog() -> Watchdog {
     let (alive, gone) = mpsc::channel();
     std::thread::spawn(move || {
         if gone.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("watchdog: {name} has run for 60 s; the process is aborted");
+            // Whoever read standard error may be gone: no reason to panic here, and to abort nothing.
+            let text = format!("watchdog: {name} has run for 60 s; the process is aborted\n");
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
             std::process::abort();
         }
     });
