@@ -46,7 +46,8 @@
 //!
 //! # What is promised
 //!
-//! * No safe call causes undefined behaviour, whatever is forgotten, leaked, caught or dropped.
+//! * No safe call causes undefined behaviour, whatever is forgotten, leaked, caught or dropped; with one
+//!   exception that no library which switches stacks can close: see "Thread-locals".
 //! * A greenlet never leaves its thread, and no handle of one does: closures need not be `Send`.
 //! * A wait ends by one step, granted or cancelled. A grant is never lost.
 //! * [`kill`](AnyGreenlet::kill) and [`timeout`] unwind from a blocking call: destructors run.
@@ -65,6 +66,16 @@
 //!   aborts the process.
 //! * *Of the process*, when `main` returns or calls `process::exit`: no greenlet's destructors run,
 //!   but for those whose last handle lies in a `thread_local!` of yours.
+//!
+//! # Thread-locals
+//!
+//! A `thread_local!` is shared by all greenlets of its thread. Its owner, std, takes it that nothing else
+//! runs on the thread during [`LocalKey::with`](::std::thread::LocalKey::with) or during its initialiser.
+//! **So do not wait in either.** If a greenlet waits in an initialiser and another one initialises the
+//! same thread-local meanwhile, the first one's value replaces the second one's, while references to
+//! that may be in use; and a greenlet suspended inside `with` at its thread's exit may find the value
+//! destroyed. Copy or take the value out, then wait. `const` initialisers and
+//! [`Hub::shutdown`] before the thread ends avoid both.
 //!
 //! # While a greenlet unwinds
 //!
