@@ -123,6 +123,11 @@ pub(crate) fn reap(block: &BlockRef) {
         }
     }
     let _reaping = Reaping(DRIVER.with(|d| d.reaping.replace(true)));
+    // It was to raise this, and is to end now. Its drop is a user's, who would find us neither running
+    // nor suspended here.
+    if let Some(before) = block.take_arrival() {
+        drop_later(Box::new(before));
+    }
     with_current(|me| {
         let outer = me.state.replace(State::Parked);
         block.rare().reaper.set(Some(me.clone()));
