@@ -191,12 +191,15 @@ pub(crate) fn end_all() {
         loop {
             let last = d.live.borrow().last().copied();
             let Some(raw) = last else {
-                // What these spawn runs too, as long as it comes to an end.
+                // What these spawn runs too, as long as it comes to an end. Counted before it runs, so that
+                // none is left suspended: what it refers to (the hub, say) may be gone soon.
+                if settled == SURVIVALS {
+                    break;
+                }
                 settled += 1;
                 let settle = || hooks().is_some_and(|hooks| (hooks.settle)());
                 match std::panic::catch_unwind(AssertUnwindSafe(settle)) {
                     Ok(false) => break,
-                    _ if settled == SURVIVALS => break,
                     _ => continue,
                 }
             };
