@@ -222,3 +222,20 @@ fn a_greenlet_that_outlives_the_exit_finds_its_hub() {
     }
     assert!(LEFT.load(Relaxed) > 0, "some of them ran");
 }
+
+#[test]
+fn a_tracers_panic_at_a_threads_exit_may_be_a_bomb() {
+    let _watched = watchdog();
+    std::thread::spawn(|| {
+        drop(gevent::spawn(|| gevent::sleep(Duration::from_secs(60))));
+        gevent::yield_now();
+        let root = gevent::root();
+        gevent::settrace(Some(std::rc::Rc::new(move |_, _: &gevent::AnyGreenlet, to: &gevent::AnyGreenlet| {
+            if to.same(&root) {
+                std::panic::panic_any(Bomb);
+            }
+        })));
+    })
+    .join()
+    .unwrap();
+}

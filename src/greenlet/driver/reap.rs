@@ -200,16 +200,22 @@ pub(crate) fn end_all() {
                 let settle = || hooks().is_some_and(|hooks| (hooks.settle)());
                 match std::panic::catch_unwind(AssertUnwindSafe(settle)) {
                     Ok(false) => break,
-                    _ => continue,
+                    Ok(true) => {}
+                    Err(payload) => drop_later(Box::new(payload)),
                 }
+                continue;
             };
             // SAFETY: on the list, so not freed; the copy is not dropped, its clone is counted.
             let block = BlockRef::clone(&ManuallyDrop::new(unsafe { BlockRef::from_raw(raw) }));
             // A tracer may panic here, where nobody could catch it; it is removed then.
-            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 reap(&block);
                 clear_waiting(d);
             }));
+            if let Err(payload) = ended {
+                // A user's: its drop may panic in turn.
+                drop_later(Box::new(payload));
+            }
         }
         d.set(EXITING, was);
     });
