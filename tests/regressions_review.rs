@@ -230,11 +230,13 @@ fn a_tracers_panic_at_a_threads_exit_may_be_a_bomb() {
         drop(gevent::spawn(|| gevent::sleep(Duration::from_secs(60))));
         gevent::yield_now();
         let root = gevent::root();
-        gevent::settrace(Some(std::rc::Rc::new(move |_, _: &gevent::AnyGreenlet, to: &gevent::AnyGreenlet| {
-            if to.same(&root) {
-                std::panic::panic_any(Bomb);
-            }
-        })));
+        gevent::settrace(Some(std::rc::Rc::new(
+            move |_, _: &gevent::AnyGreenlet, to: &gevent::AnyGreenlet| {
+                if to.same(&root) {
+                    std::panic::panic_any(Bomb);
+                }
+            },
+        )));
     })
     .join()
     .unwrap();
