@@ -598,7 +598,8 @@ pub(crate) fn stack_used(block: &BlockRef) -> Option<usize> {
 /// cannot be looked at from here. Symbols are resolved when it is printed.
 #[inline(never)] // its name ends a suspended greenlet's own frames
 pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {
-    if block.state.get() == State::Current {
+    // By its place, not by its state: that is set a little before a switch.
+    if std::ptr::eq(DRIVER.with(|d| d.current.get()), block.as_raw()) {
         return Some(Backtrace::force_capture());
     }
     if block.is_root {
@@ -613,7 +614,8 @@ pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {
         }
         let mut found = None;
         d.probe.set(&raw mut found);
-        // SAFETY: the greenlet is suspended (checked above), so its coroutine is not running and
+        // SAFETY: the greenlet is suspended (checked above: its state, and that it is not the one
+        // that runs, since its state says so a little before), so its coroutine is not running and
         // may be resumed; its `suspend` sees the probe, fills `found`, and suspends again before
         // anything else runs on its stack. No other code touches the cell meanwhile: this thread
         // is here. Resuming from any stack is legal, the coroutine returns to its resumer.

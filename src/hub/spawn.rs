@@ -43,7 +43,14 @@ pub(crate) fn unstarted(
 pub(crate) fn run<T>(killed: Option<Payload>, f: impl FnOnce() -> T) -> Result<T, Payload> {
     match killed {
         // What `f` captured is dropped here, in the greenlet; it may panic as `f` may.
-        Some(payload) => Err(catch_unwind(AssertUnwindSafe(|| drop(f))).err().unwrap_or(payload)),
+        Some(payload) => match catch_unwind(AssertUnwindSafe(|| drop(f))) {
+            Ok(()) => Err(payload),
+            Err(panic) => {
+                // A user's as well: its drop may panic where nobody catches it.
+                driver::drop_later(Box::new(payload));
+                Err(panic)
+            }
+        },
         None => catch_unwind(AssertUnwindSafe(f)),
     }
 }

@@ -135,9 +135,14 @@ where
         if killed.is_some() && driver::exiting() {
             // Its thread ended before it began: that is what joiners are told, not a kill.
             self.revoke(Box::new(HubGone(())));
-            return Outcome::Killed;
         }
-        let Some(f) = self.begin() else { return Outcome::Killed };
+        let Some(f) = self.begin() else {
+            // A tracer's panic, maybe, whose drop may panic in turn.
+            if let Some(payload) = killed {
+                driver::drop_later(Box::new(payload));
+            }
+            return Outcome::Killed;
+        };
         let result = start::run(killed, f);
         let mut outcome = match &result {
             Ok(_) => Outcome::Returned,
@@ -163,7 +168,10 @@ where
             Err(payload) => (Err(payload), true),
         };
         // Refused, there is nobody to tell: it never ran.
-        drop(self.end(result, panicked));
+        if let Err(Err(payload)) = self.end(result, panicked) {
+            // Its drop may panic, and what comes next must be done.
+            driver::drop_later(Box::new(payload));
+        }
         self.leave();
     }
 

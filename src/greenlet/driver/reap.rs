@@ -123,6 +123,11 @@ pub(crate) fn reap(block: &BlockRef) {
         }
     }
     let _reaping = Reaping(DRIVER.with(|d| d.reaping.replace(true)));
+    // It was to raise this, and is to end now. Its drop is a user's, who would find us neither running
+    // nor suspended here.
+    if let Some(before) = block.take_arrival() {
+        drop_later(Box::new(before));
+    }
     with_current(|me| {
         let outer = me.state.replace(State::Parked);
         block.rare().reaper.set(Some(me.clone()));
@@ -186,22 +191,31 @@ pub(crate) fn end_all() {
         loop {
             let last = d.live.borrow().last().copied();
             let Some(raw) = last else {
-                // What these spawn runs too, as long as it comes to an end.
+                // What these spawn runs too, as long as it comes to an end. Counted before it runs, so that
+                // none is left suspended: what it refers to (the hub, say) may be gone soon.
+                if settled == SURVIVALS {
+                    break;
+                }
                 settled += 1;
                 let settle = || hooks().is_some_and(|hooks| (hooks.settle)());
                 match std::panic::catch_unwind(AssertUnwindSafe(settle)) {
                     Ok(false) => break,
-                    _ if settled == SURVIVALS => break,
-                    _ => continue,
+                    Ok(true) => {}
+                    Err(payload) => drop_later(Box::new(payload)),
                 }
+                continue;
             };
             // SAFETY: on the list, so not freed; the copy is not dropped, its clone is counted.
             let block = BlockRef::clone(&ManuallyDrop::new(unsafe { BlockRef::from_raw(raw) }));
             // A tracer may panic here, where nobody could catch it; it is removed then.
-            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 reap(&block);
                 clear_waiting(d);
             }));
+            if let Err(payload) = ended {
+                // A user's: its drop may panic in turn.
+                drop_later(Box::new(payload));
+            }
         }
         d.set(EXITING, was);
     });
