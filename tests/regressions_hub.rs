@@ -59,6 +59,7 @@ fn a_panic_of_a_tracer_in_a_park_leaves_the_next_wait_whole() {
 #[test]
 fn slow_turns_after_quick_ones_hold_up_one_look_only() {
     let _watched = watchdog();
+    gevent::Hub::current(); // without one a yield is nothing
     for _ in 0..10_000 {
         gevent::yield_now();
     }
