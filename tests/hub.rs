@@ -268,6 +268,7 @@ fn when_turns_take_long_it_looks_more_often() {
 #[test]
 fn long_turns_after_many_quick_ones_are_noticed_at_the_first_look() {
     let _watched = watchdog();
+    Hub::current(); // without one a yield is nothing
     for _ in 0..10_000 {
         yield_now(); // as rare looks as it gets
     }
@@ -788,6 +789,59 @@ fn a_close_is_told_to_all_of_a_hundred_hubs() {
     assert!(!reader.ready());
     there.write_all(b"y").unwrap();
     assert_eq!(reader.join().unwrap().unwrap(), b'y');
+}
+
+/// Past 63 hubs some share a bit: a close is told to all that may be meant, and the number, given out again,
+/// is another descriptor to them.
+#[test]
+fn a_number_that_is_used_again_is_another_descriptor_to_the_hundredth_hub_too() {
+    const HUBS: usize = 100;
+    // The numbers are the process's: in one of its own, where no other test closes them.
+    if !common::is_child() {
+        in_child("a_number_that_is_used_again_is_another_descriptor_to_the_hundredth_hub_too");
+        return;
+    }
+    let _watched = watchdog();
+    let (end, ended) = (Arc::new(Barrier::new(HUBS + 1)), Arc::new(Barrier::new(HUBS + 1)));
+    let others: Vec<_> = (0..HUBS)
+        .map(|_| {
+            let (end, ended) = (end.clone(), ended.clone());
+            std::thread::spawn(move || {
+                Hub::current();
+                end.wait();
+                ended.wait();
+            })
+        })
+        .collect();
+    end.wait();
+    let last = std::thread::spawn(|| {
+        let numbers = Log::new();
+        for round in 0..20 {
+            let (mut here, mut there) = UnixStream::pair().unwrap();
+            numbers.push(std::os::fd::AsRawFd::as_raw_fd(&here));
+            let reader = spawn(move || {
+                let mut byte = [0];
+                let early = timeout(MS, || here.read(&mut byte)).is_ok(); // known to be drained now
+                here.read_exact(&mut byte).unwrap();
+                (early, byte[0], here)
+            });
+            sleep(2 * MS);
+            there.write_all(&[round]).unwrap();
+            let (early, byte, here) =
+                timeout(Duration::from_secs(10), || reader.join().unwrap()).expect("it is read");
+            assert_eq!((early, byte), (false, round));
+            // On another thread: this hub has to be told.
+            std::thread::spawn(move || drop((here, there))).join().unwrap();
+        }
+        let mut numbers = numbers.take();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert!(numbers.len() < 20, "no number was used again: {numbers:?}");
+    });
+    let passed = last.join();
+    ended.wait();
+    others.into_iter().for_each(|other| other.join().unwrap());
+    passed.unwrap();
 }
 
 #[test]

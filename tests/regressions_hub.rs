@@ -59,6 +59,7 @@ fn a_panic_of_a_tracer_in_a_park_leaves_the_next_wait_whole() {
 #[test]
 fn slow_turns_after_quick_ones_hold_up_one_look_only() {
     let _watched = watchdog();
+    gevent::Hub::current(); // without one a yield is nothing
     for _ in 0..10_000 {
         gevent::yield_now();
     }
@@ -236,6 +237,67 @@ fn a_thread_that_ends_without_a_word_leaves_a_deadlock() {
             let told = common::raised(gevent::thread::park);
             assert!(common::text(&*told).starts_with("this operation would block forever"));
         });
+        return;
+    };
+}
+
+/// A look at a greenlet that had little left of its stack took that and went on: an overflow, and the end.
+#[test]
+fn a_greenlet_with_little_stack_left_is_not_looked_at_there() {
+    #[inline(never)]
+    fn down_to(end: usize) {
+        let here = std::hint::black_box([0u8; 64]);
+        if here.as_ptr().addr() > end {
+            down_to(end);
+        } else {
+            gevent::sleep(Duration::from_secs(3600));
+        }
+        std::hint::black_box(&here);
+    }
+    let _watched = watchdog();
+    let size = gevent::StackSize::new(1).unwrap();
+    let parked_with = |left: usize| {
+        let greenlet = gevent::Builder::new().stack_size(size).spawn(move || {
+            let top = std::hint::black_box([0u8; 64]);
+            down_to(top.as_ptr().addr() - size.usable() + left);
+        });
+        gevent::yield_now();
+        greenlet.unwrap()
+    };
+    let (deep, other) = (parked_with(8 * 1024), parked_with(24 * 1024));
+    assert!(deep.backtrace().is_none());
+    assert!(other.backtrace().is_some());
+    let tree = gevent::observe::tree();
+    let node = tree.nodes().iter().find(|node| node.id == deep.id()).unwrap();
+    assert_eq!(node.backtrace, "");
+    deep.kill();
+    other.kill();
+}
+
+/// A hub that a thread-local's destructor made after the thread's own had ended was never freed: two
+/// descriptors a thread.
+#[test]
+fn a_hub_made_by_a_thread_locals_destructor_goes_too() {
+    struct Waits;
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            gevent::sleep(Duration::from_millis(1));
+            drop(gevent::spawn(|| gevent::sleep(Duration::from_secs(3600))));
+            gevent::yield_now();
+        }
+    }
+    thread_local! { static FIRST: Waits = const { Waits }; }
+    let Some(_) = common::in_child("a_hub_made_by_a_thread_locals_destructor_goes_too") else {
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open();
+        for _ in 0..20 {
+            let thread = std::thread::spawn(|| {
+                FIRST.with(|_| ()); // first made, last destroyed
+                gevent::spawn(gevent::yield_now).join().unwrap();
+            });
+            thread.join().unwrap();
+        }
+        assert_eq!(open(), before);
         return;
     };
 }

@@ -159,6 +159,8 @@ thread_local! {
     };
     /// Its destructor is the thread's exit.
     static EXIT: ExitGuard = const { ExitGuard };
+    /// The same, for what other thread-locals' destructors make after that.
+    static AGAIN: ExitGuard = const { ExitGuard };
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -485,9 +487,8 @@ fn install(block: &BlockRef, stack: GuardedStack) {
 /// Has this thread's exit end its greenlets.
 pub(crate) fn arm_exit() {
     if !DRIVER.with(|d| d.exit_armed.replace(true)) {
-        // On a thread whose destructors run already this fails: nothing then ends its greenlets,
-        // which are leaked.
-        let _ = EXIT.try_with(|_| ());
+        // What is made when both have run is leaked: nothing then ends its greenlets.
+        let _ = EXIT.try_with(|_| ()).or_else(|_| AGAIN.try_with(|_| ()));
     }
 }
 
@@ -594,8 +595,11 @@ pub(crate) fn stack_used(block: &BlockRef) -> Option<usize> {
     stack::high_water_at(block.yielder.get().addr())
 }
 
-/// The backtrace of a suspended greenlet, which does not notice. `None`: it has no stack, or it
-/// cannot be looked at from here. Symbols are resolved when it is printed.
+/// The room that a backtrace takes on the stack that it is of, in bytes, with a wide margin.
+const TRACE_ROOM: usize = 8 * 1024;
+
+/// The backtrace of a suspended greenlet, which does not notice. `None`: it has no stack, too little of
+/// it is left, or it cannot be looked at from here. Symbols are resolved when it is printed.
 #[inline(never)] // its name ends a suspended greenlet's own frames
 pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {
     // By its place, not by its state: that is set a little before a switch.
@@ -610,6 +614,10 @@ pub(crate) fn backtrace_of(block: &BlockRef) -> Option<Backtrace> {
     DRIVER.with(|d| {
         if !matches!(block.state.get(), State::Switched | State::Parked) || block.live_index.get() == u32::MAX
         {
+            return None;
+        }
+        // To look takes room there, and an overflow is the end of the process.
+        if stack::room_at(block.depth.get().addr()).is_some_and(|room| room < TRACE_ROOM) {
             return None;
         }
         let mut found = None;

@@ -233,8 +233,10 @@ impl Drop for ExitGuard {
         if main || !at_root {
             return;
         }
+        // A destructor that comes later, or is run by this, may make greenlets and a hub anew.
+        DRIVER.with(|d| d.exit_armed.set(false));
         end_all();
-        if let Some(hooks) = hooks() {
+        if let Some(hooks) = DRIVER.with(|d| d.hooks.take()) {
             (hooks.exit)();
         }
         drop(set_tracer(None));
@@ -245,7 +247,7 @@ impl Drop for ExitGuard {
 }
 
 /// Frees what the driver holds, as far as it is not needed for greenlets that were left suspended. It
-/// can be used again: what is made then is leaked.
+/// can be used again, once.
 fn free() {
     DRIVER.with(|d| {
         clear_waiting(d);

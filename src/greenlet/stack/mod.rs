@@ -258,6 +258,12 @@ impl GuardedStack {
     }
 }
 
+/// How much room is left below an address on a greenlet's stack, in bytes; `None` elsewhere.
+pub(crate) fn room_at(address: usize) -> Option<usize> {
+    let place = slot::Place::of(address)?;
+    Some(address.saturating_sub(place.low + place.size.guard()))
+}
+
 /// The high-water mark of the stack that `address` lies in; `None` when it is not one of ours.
 pub(crate) fn high_water_at(address: usize) -> Option<usize> {
     let place = slot::Place::of(address)?;
