@@ -60,7 +60,10 @@ fn no_descriptors_for_a_hub() {
                 assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
             }
             let payload = raised(|| spawn(|| ()));
-            assert!(text(&*payload).starts_with("cannot make this thread's hub: "), "{}", text(&*payload));
+            let why = "cannot spawn a greenlet: cannot make this thread's hub: Too many open files";
+            assert!(text(&*payload).starts_with(why), "{}", text(&*payload));
+            let error = gevent::try_spawn(|| ()).unwrap_err();
+            assert!(matches!(error, gevent::StackError::NoHub { os_error: libc::EMFILE, .. }), "{error}");
             let payload = raised(|| sleep(MS));
             assert!(text(&*payload).contains("Too many open files"), "{}", text(&*payload));
             drop(held);

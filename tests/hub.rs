@@ -424,16 +424,16 @@ fn idle_runs_when_nothing_else_is_ready() {
 fn those_that_idle_take_turns() {
     let _watched = watchdog();
     let log = Log::new();
-    for name in ["a", "b"] {
+    let turns = ["a", "b"].map(|name| {
         let log = log.clone();
-        drop(spawn(move || {
+        spawn(move || {
             for _ in 0..2 {
                 idle();
                 log.push(name);
             }
-        }));
-    }
-    sleep(MS);
+        })
+    });
+    turns.into_iter().for_each(|greenlet| greenlet.join().unwrap());
     assert_eq!(log.take(), ["a", "b", "a", "b"]);
 }
 

@@ -194,11 +194,11 @@ pub fn spawn<T: 'static>(f: impl FnOnce() -> T + 'static) -> Greenlet<T> {
 /// [`spawn`], with failure as a value.
 ///
 /// # Errors
-/// No stack can be had: out of address space, or of mappings.
+/// No stack can be had: out of address space, or of mappings; or this thread has no hub yet, and there
+/// are no descriptors for one.
 #[track_caller]
 pub fn try_spawn<T: 'static>(f: impl FnOnce() -> T + 'static) -> Result<Greenlet<T>, StackError> {
-    let hub = hub::hub();
-    make(hub.stack_size(), None, Location::caller(), None, f)
+    make(hub_or_error()?.stack_size(), None, Location::caller(), None, f)
 }
 
 /// [`spawn`], to start after `delay`. Mirrors `gevent.spawn_later`.
@@ -270,9 +270,19 @@ impl Builder {
     /// No stack can be had: out of address space, or of mappings.
     #[track_caller]
     pub fn spawn<T: 'static>(self, f: impl FnOnce() -> T + 'static) -> Result<Greenlet<T>, StackError> {
-        let size = self.stack_size.unwrap_or_else(|| hub::hub().stack_size());
+        let size = self.stack_size.unwrap_or(hub_or_error()?.stack_size());
         make(size, self.name.as_deref(), Location::caller(), self.delay, f)
     }
+}
+
+/// This thread's hub; why there is none is the spawner's to see.
+fn hub_or_error() -> Result<&'static hub::Inner, StackError> {
+    hub::try_hub().map_err(|error| {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<StackError>()) {
+            Some(setting) => setting.clone(),
+            None => StackError::NoHub { os_error: error.raw_os_error().unwrap_or(libc::EMFILE) },
+        }
+    })
 }
 
 fn make<T: 'static>(

@@ -55,6 +55,12 @@ pub enum StackError {
         /// `errno` of the refused call.
         os_error: i32,
     },
+    /// This thread's hub could not be made, for want of descriptors say.
+    #[non_exhaustive]
+    NoHub {
+        /// `errno` of the refused call.
+        os_error: i32,
+    },
     /// `GEVENT_STACK_GUARD` has a value that is none of its three.
     GuardSetting {
         /// The value.
@@ -142,6 +148,9 @@ impl fmt::Display for StackError {
                 let error = io::Error::from_raw_os_error(*os_error);
                 write!(f, "could not try out which stack guards work here: {error}")
             }
+            StackError::NoHub { os_error } => {
+                write!(f, "cannot make this thread's hub: {}", io::Error::from_raw_os_error(*os_error))
+            }
             StackError::GuardSetting { value } => {
                 write!(f, "GEVENT_STACK_GUARD is {value:?}; it can be install, userfault or mprotect")
             }
@@ -167,7 +176,9 @@ impl From<StackError> for io::Error {
             }
             StackError::Memory { .. } | StackError::Mappings { .. } => io::ErrorKind::OutOfMemory,
             StackError::NoGuard { .. } => io::ErrorKind::Unsupported,
-            StackError::Probe { os_error } => io::Error::from_raw_os_error(os_error).kind(),
+            StackError::Probe { os_error } | StackError::NoHub { os_error } => {
+                io::Error::from_raw_os_error(os_error).kind()
+            }
         };
         io::Error::new(kind, error)
     }
