@@ -1,10 +1,10 @@
 //! One source, a thread-per-connection server and its clients written for std, compiled and run both
 //! ways: with std, and with the one line `use gevent::std;` before it.
 
-mod threads;
+mod common;
 
+use common::threads::watchdog;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use threads::watchdog;
 
 mod with_std {
     include!("both_ways/server.rs");
@@ -63,7 +63,7 @@ fn each_serves_the_other() {
     let std_server = with_std::Server::start("127.0.0.1:0").unwrap();
     let our_server = with_gevent::Server::start("127.0.0.1:0").unwrap();
     with_gevent::ask_all(std_server.addr(), 50);
-    let (addr, done) = (our_server.addr(), threads::Flag::new());
+    let (addr, done) = (our_server.addr(), common::threads::Flag::new());
     let flag = done.clone();
     let native = std::thread::spawn(move || {
         with_std::ask_all(addr, 50);

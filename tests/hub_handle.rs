@@ -1,6 +1,6 @@
 //! `HubHandle`: what other threads ask of a hub.
 
-mod threads;
+mod common;
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use common::threads::{Flag, OtherHub, message, watchdog};
 use gevent::hub::HubGone;
 use gevent::{GreenletExit, Hub, HubHandle, thread};
-use threads::{Flag, OtherHub, message, watchdog};
 
 const MILLI: Duration = Duration::from_millis(1);
 

@@ -1,14 +1,13 @@
 //! A test for each bug that was found in the hub by its threads, named after what went wrong.
 
 mod common;
-mod threads;
 
 use std::panic::catch_unwind;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use common::threads::watchdog;
 use gevent::{Ended, settrace};
-use threads::watchdog;
 
 /// A greenlet that was killed before its start drops its closure; a panic of that drop aborted the
 /// process.
@@ -27,7 +26,7 @@ fn a_drop_that_panics_in_a_greenlet_that_never_ran_is_its_panic() {
     let greenlet = gevent::spawn(move || drop(fails));
     greenlet.kill();
     match greenlet.join() {
-        Err(Ended::Panicked(payload)) => assert_eq!(threads::message(&*payload), "in the drop"),
+        Err(Ended::Panicked(payload)) => assert_eq!(common::threads::message(&*payload), "in the drop"),
         other => panic!("{other:?}"),
     }
 }
@@ -39,7 +38,7 @@ fn a_panic_of_a_tracer_in_a_park_leaves_the_next_wait_whole() {
     let _watched = watchdog();
     let parked = gevent::thread::spawn(|| {
         let raised = catch_unwind(gevent::thread::park);
-        assert_eq!(threads::message(&*raised.unwrap_err()), "in the tracer");
+        assert_eq!(common::threads::message(&*raised.unwrap_err()), "in the tracer");
         let begun = Instant::now();
         gevent::yield_now();
         gevent::sleep(Duration::from_millis(20));

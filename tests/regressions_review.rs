@@ -1,14 +1,14 @@
 //! What a hostile review found, a test each. Those that take the process down run in a child of their own.
 
-mod threads;
+mod common;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use common::threads::watchdog;
 use gevent::thread;
-use threads::watchdog;
 
 thread_local! {
     static SEEN: RefCell<Vec<(bool, usize)>> = const { RefCell::new(Vec::new()) };

@@ -1,6 +1,6 @@
 //! `use gevent::std;` as the one new line of a module: what is ours after it, and what is std's.
 
-mod threads;
+mod common;
 
 /// Everything by `use`.
 mod uses {
@@ -161,13 +161,13 @@ fn native_id() -> std::thread::ThreadId {
 
 #[test]
 fn thread_is_ours_by_use() {
-    let _watched = threads::watchdog();
+    let _watched = common::threads::watchdog();
     uses::thread_is_ours();
 }
 
 #[test]
 fn thread_is_ours_by_path() {
-    let _watched = threads::watchdog();
+    let _watched = common::threads::watchdog();
     paths::paths_are_ours();
 }
 
@@ -183,14 +183,14 @@ fn macros_and_derives_are_stds() {
 
 #[test]
 fn a_nested_module_needs_a_line_of_its_own() {
-    let _watched = threads::watchdog();
+    let _watched = common::threads::watchdog();
     assert_ne!(nested::without::native(), std::thread::current().id());
     assert_ne!(nested::with::ours(), nested::glob::ours());
 }
 
 #[test]
 fn a_macro_goes_by_who_calls_it() {
-    let _watched = threads::watchdog();
+    let _watched = common::threads::watchdog();
     calls::macros_go_by_their_caller();
 }
 

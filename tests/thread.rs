@@ -1,6 +1,6 @@
 //! `gevent::thread`: std's documented behaviour of each item, between greenlets, hubs and plain threads.
 
-mod threads;
+mod common;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::threads::{Flag, OtherHub, in_child, is_child, message, watchdog};
 use gevent::thread::{self, JoinHandle, Thread, ThreadId};
 use gevent::{Ended, GreenletExit, Hub};
-use threads::{Flag, OtherHub, in_child, is_child, message, watchdog};
 
 const MILLI: Duration = Duration::from_millis(1);
 

@@ -3,7 +3,7 @@
 //! What the children borrow is a [`Canary`], which dies with the frame that it is in: a child that
 //! looks at a dead one aborts the process.
 
-mod threads;
+mod common;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use common::threads::{Flag, OtherHub, in_child, is_child, message, watchdog};
 use gevent::thread::{self, Scope, ScopedJoinHandle};
 use gevent::{Ended, GreenletExit, Hub};
-use threads::{Flag, OtherHub, in_child, is_child, message, watchdog};
 
 const MILLI: Duration = Duration::from_millis(1);
 const ALIVE: u64 = 0x0a11_7ea1_0a11_7ea1;

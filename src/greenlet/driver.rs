@@ -515,11 +515,17 @@ unsafe fn entry(yielder: &Yielder, raw: *const Block) {
 unsafe fn retire(d: &Driver, target: *const Block) {
     // SAFETY: `current` still holds a count; the coroutine has returned, so no borrow of the cell
     // is left and `into_stack` is allowed.
-    let (stack, index) = unsafe {
+    let (stack, block) = unsafe {
         let done = (*(*target).coroutine.get()).take().unwrap_unchecked();
-        (ManuallyDrop::into_inner(done).into_stack(), (*target).live_index.replace(u32::MAX) as usize)
+        (ManuallyDrop::into_inner(done).into_stack(), &*target)
     };
     drop(stack);
+    forget_live(d, block);
+}
+
+/// Takes a greenlet off the list of those that have a stack.
+fn forget_live(d: &Driver, block: &Block) {
+    let index = block.live_index.replace(u32::MAX) as usize;
     let mut live = d.live.borrow_mut();
     live.swap_remove(index);
     if let Some(&moved) = live.get(index) {

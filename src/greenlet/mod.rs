@@ -473,9 +473,9 @@ impl<In: 'static> Me<'_, In> {
                 Ok(Some(target))
             }
             State::Unstarted => {
-                let body = target.body.take();
-                let Some(body) = body else { return Err(SwitchError::NoBody(take())) };
-                target.body.set(Some(body));
+                if !transfer::has_body(&target) {
+                    return Err(SwitchError::NoBody(take()));
+                }
                 if let Err(error) = driver::prepare(&target) {
                     return Err(SwitchError::NoStack(take(), error));
                 }

@@ -243,7 +243,8 @@ fn takes<Out: 'static>(kind: Kind) -> bool {
     kind().0 == std::any::TypeId::of::<Out>()
 }
 
-fn has_body(block: &BlockRef) -> bool {
+/// Whether its body was given and has not begun.
+pub(super) fn has_body(block: &BlockRef) -> bool {
     let body = block.body.take();
     let has = body.is_some();
     block.body.set(body);

@@ -5,36 +5,16 @@
 
 pub(crate) mod duplex;
 pub(crate) mod sockets;
+pub(crate) mod threads;
+mod watchdog;
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Output};
 use std::rc::Rc;
-use std::sync::mpsc;
-use std::time::Duration;
 
-/// Ends the process with a message when the test that holds it takes longer than a minute.
-#[must_use]
-pub(crate) struct Watchdog {
-    /// Dropped with the test; the watching thread sees that.
-    _alive: mpsc::Sender<()>,
-}
-
-/// Watches the calling test, whose name is its thread's.
-pub(crate) fn watchdog() -> Watchdog {
-    let name = std::thread::current().name().unwrap_or("a thread without a name").to_owned();
-    let (alive, gone) = mpsc::channel();
-    std::thread::spawn(move || {
-        if gone.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-            // Whoever read standard error may be gone: no reason to panic here, and to abort nothing.
-            let text = format!("watchdog: {name} has run for 60 s; the process is aborted\n");
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
-            std::process::abort();
-        }
-    });
-    Watchdog { _alive: alive }
-}
+pub(crate) use watchdog::watchdog;
 
 /// Counts the drops of the tokens that it has handed out.
 #[derive(Clone, Default)]

@@ -17,8 +17,8 @@ use std::ptr::null;
 use super::super::block::{Arrival, BlockRef, State};
 use super::super::exit::{self, GreenletExit};
 use super::{
-    ATTENTION, BUSY, DRIVER, Driver, EXITING, current, hooks, note_throw, places, refusal, set_tracer,
-    settle, switch_to, with_current,
+    ATTENTION, BUSY, DRIVER, Driver, EXITING, current, forget_live, hooks, note_throw, places, refusal,
+    set_tracer, settle, switch_to, with_current,
 };
 
 /// How often a greenlet that is to end may go on before it is left suspended for good.
@@ -156,24 +156,12 @@ pub(crate) fn abandon_current(why: &str) -> ! {
     let reaper = me.take_reaper();
     // Its block must outlive its stack, which is never freed.
     std::mem::forget(me.clone());
-    forget_live(&me);
+    DRIVER.with(|d| forget_live(d, &me));
     me.state.set(State::Dead);
     drop(me);
     loop {
         switch_to(reaper.clone());
     }
-}
-
-fn forget_live(block: &BlockRef) {
-    DRIVER.with(|d| {
-        let index = block.live_index.replace(u32::MAX) as usize;
-        let mut live = d.live.borrow_mut();
-        live.swap_remove(index);
-        if let Some(&moved) = live.get(index) {
-            // SAFETY: on the list, so not freed.
-            unsafe { (*moved).live_index.set(index as u32) };
-        }
-    });
 }
 
 /// Ends every greenlet of this thread that has a stack: see "Exit" in the crate's docs.
